@@ -1,0 +1,77 @@
+"""The answer for one study, as data: what ``result.json`` holds, and the maps that lie beside it.
+
+Every field of :class:`Result` is a field of ``result.json`` (schema: ``outputs/result.schema.json``); what a bundle
+does not have is None. :class:`Maps` are the arrays on the study's own grid that the writers turn into files.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+
+@dataclass
+class Maps:
+    """Arrays on the study's own grid (``Study.image``'s shape).
+
+    Attributes:
+        lungs: uint8, 0 background, 1 right lung, 2 left lung.
+        heat_map: uint8, 0..255 for the explanation's 0..1.
+        infection: uint8, 0 or 1.
+    """
+
+    lungs: np.ndarray | None = None
+    heat_map: np.ndarray | None = None
+    infection: np.ndarray | None = None
+
+
+@dataclass
+class Result:
+    """What ``result.json`` says of one study (design: one file a study).
+
+    Attributes:
+        study: id, path, modality, series_uid, study_uid, shape, spacing, converted, fingerprint
+            (and identifiers, where asked for).
+        bundle: name, version, weights_sha256, trained_on, options.
+        classes: ``[{"name": str, "probability": float}, ...]`` in the network's order.
+        verdict: name of the most probable class.
+        confidence: its probability, after temperature scaling; ``confidence_raw`` before.
+        refer: True where a reader should decide; ``refer_reason`` says why.
+        lungs: right_ml, left_ml, total_ml (or right_pixels, left_pixels, total_pixels where no ml is known).
+        infection: ml and percent of each lung.
+        hu_histogram: ``{"edges": [...], "counts": [...]}`` of the voxels inside the lungs.
+        explanation: ``{"method": str, "files": [...]}``.
+        warnings: what the checks and transforms noticed.
+        files: files of this study, relative to its folder.
+        timing_s: seconds a step.
+        software: versions, device, precision.
+        notice: what data stands behind the answer, and "not for clinical use".
+    """
+
+    study: dict[str, Any]
+    bundle: dict[str, Any]
+    classes: list[dict[str, Any]] | None = None
+    verdict: str | None = None
+    confidence: float | None = None
+    confidence_raw: float | None = None
+    refer: bool | None = None
+    refer_reason: str | None = None
+    lungs: dict[str, float] | None = None
+    infection: dict[str, Any] | None = None
+    slices: list[dict[str, Any]] | None = None
+    severity: dict[str, Any] | None = None
+    boxes: list[dict[str, Any]] | None = None
+    hu_histogram: dict[str, Any] | None = None
+    truth: dict[str, Any] | None = None
+    explanation: dict[str, Any] | None = None
+    warnings: list[str] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
+    timing_s: dict[str, float] = field(default_factory=dict)
+    software: dict[str, str] = field(default_factory=dict)
+    notice: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The result as plain data, ready for JSON."""
+        return asdict(self)
