@@ -1,0 +1,21 @@
+"""Building blocks of the networks, for two and three spatial dimensions alike."""
+
+from pneumonai.networks.blocks.attention_module import (
+    ATTENTION_ACTIVATIONS,
+    AttentionMask,
+    AttentionModule,
+    ChannelActivation,
+    SpatialActivation,
+)
+from pneumonai.networks.blocks.non_local import NonLocal
+from pneumonai.networks.blocks.residual_unit import PreActivationBottleneck
+
+__all__ = [
+    "ATTENTION_ACTIVATIONS",
+    "AttentionMask",
+    "AttentionModule",
+    "ChannelActivation",
+    "NonLocal",
+    "PreActivationBottleneck",
+    "SpatialActivation",
+]
