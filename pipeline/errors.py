@@ -6,26 +6,9 @@ nothing of torch or MONAI, so that the command line can name the errors without 
 
 from __future__ import annotations
 
+from pneumonai.data_manifests.errors import ManifestError, PneumonaiError
 
-class PneumonaiError(ValueError):
-    """Base of the errors a user can cause.
-
-    Args:
-        subject: the study, file, bundle or manifest that the error is about.
-        reason: what is wrong with it, in words, without a full stop.
-        remedy: what to do about it, in words; may be empty.
-    """
-
-    def __init__(self, subject: str, reason: str, remedy: str = "") -> None:
-        self.subject = str(subject)
-        self.reason = reason
-        self.remedy = remedy
-        super().__init__(self.line())
-
-    def line(self) -> str:
-        """The error as one line: ``SUBJECT: reason; remedy``."""
-        text = f"{self.subject}: {self.reason}" + (f"; {self.remedy}" if self.remedy else "")
-        return " ".join(text.split())
+__all__ = ["BundleError", "ManifestError", "OutputError", "PneumonaiError", "StudyError", "our_error"]
 
 
 class StudyError(PneumonaiError):
@@ -37,13 +20,19 @@ class StudyError(PneumonaiError):
         return self.subject
 
 
-class ManifestError(PneumonaiError):
-    """A datalist or a dataset description is wrong."""
-
-
 class BundleError(PneumonaiError):
     """A bundle, its configuration or its weights are wrong."""
 
 
 class OutputError(PneumonaiError):
     """A result cannot be written (full disk, read-only folder)."""
+
+
+def our_error(error: BaseException) -> PneumonaiError | None:
+    """The first error of ours in the chain of causes, or None: MONAI wraps what a transform raises."""
+    link: BaseException | None = error
+    while link is not None:
+        if isinstance(link, PneumonaiError):
+            return link
+        link = link.__cause__ or link.__context__
+    return None

@@ -1,0 +1,80 @@
+"""Reading MONAI datalists: ``{"training": [item, ...], "validation": [...], "test": [...]}``.
+
+MONAI's ``load_decathlon_datalist`` joins every string of an item that exists as a path (a patient id too) and leaves
+a missing mask silently relative; here only images and masks are paths, and a missing file is an error that names it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pneumonai.data_manifests.errors import ManifestError
+
+PATH_KEYS = ("image", "mask")
+
+
+def load_datalist(
+    datalist: str | Path,
+    part: str,
+    dataset_dir: str | Path | None = None,
+    *,
+    class_names: Sequence[str] | None = None,
+    keys: Sequence[str] = ("image", "label", "mask", "patient_id"),
+) -> list[dict[str, Any]]:
+    """The items of one part of a datalist, with absolute paths and integer labels.
+
+    Args:
+        datalist: path of the JSON file; a relative one is looked for here and then in ``dataset_dir``.
+        part: ``training``, ``validation`` or ``test``.
+        dataset_dir: folder that relative paths start from; the datalist's own folder when None.
+        class_names: names in label order; labels given as names become their index, others are checked.
+        keys: which entries of an item to keep; one that an item lacks is left out.
+
+    Returns:
+        List of items; ``image`` and ``mask`` are absolute paths of existing files.
+
+    Raises:
+        ManifestError: for a missing datalist, part or file, and for an unknown label; it names the item.
+    """
+    path = Path(datalist)
+    if not path.exists() and dataset_dir is not None:
+        path = Path(dataset_dir) / datalist
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ManifestError(datalist, "no such datalist", "give the path of a datalist.json") from None
+    except (OSError, ValueError) as error:
+        raise ManifestError(datalist, f"not a readable JSON datalist ({error})", "write it anew") from error
+    items = content.get(part) if isinstance(content, dict) else None
+    if not items:
+        raise ManifestError(datalist, f"no items under '{part}'", "check the names of its parts")
+    root = Path(dataset_dir) if dataset_dir is not None else path.parent
+    return [_read_item(item, f"{datalist}, {part}[{n}]", root, class_names, keys) for n, item in enumerate(items)]
+
+
+def _read_item(
+    item: Any, where: str, root: Path, class_names: Sequence[str] | None, keys: Sequence[str]
+) -> dict[str, Any]:
+    if not isinstance(item, dict) or "image" not in item:
+        raise ManifestError(where, "an item needs an entry 'image'", "add it")
+    read = {key: item[key] for key in keys if item.get(key) is not None}
+    for key in PATH_KEYS:
+        if key in read:
+            file = (root / read[key]).absolute()
+            if not file.exists():
+                raise ManifestError(where, f"{key} {read[key]} is not in {root}", "check dataset_dir")
+            read[key] = str(file)
+    if class_names is not None and "label" in read:
+        read["label"] = _class_index(read["label"], where, class_names)
+    return read
+
+
+def _class_index(label: Any, where: str, class_names: Sequence[str]) -> int:
+    if isinstance(label, str) and label in class_names:
+        return list(class_names).index(label)
+    if isinstance(label, int) and not isinstance(label, bool) and 0 <= label < len(class_names):
+        return label
+    raise ManifestError(where, f"unknown label {label!r}", f"use one of {', '.join(class_names)} or its index")
