@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import torch
 from monai.networks.layers.factories import Conv, Norm, Pool
+from pneumonai.networks.blocks.residual_unit import PreActivationBottleneck
 from torch import nn
 from torch.nn import functional as F
-
-from pneumonai.networks.blocks.residual_unit import PreActivationBottleneck
 
 
 class ChannelActivation(nn.Module):

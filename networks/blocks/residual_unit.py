@@ -10,9 +10,9 @@ from torch import nn
 class PreActivationBottleneck(nn.Module):
     """Residual unit that normalises before it convolves.
 
-    BN-ReLU-1x1x1 (``out_channels / 4``), BN-ReLU-3x3x3 (``stride`` here), BN-ReLU-1x1x1 (``out_channels``), convolutions
-    without bias. The shortcut is the input itself; where channels or size change, a strided 1x1x1 convolution of the
-    first BN-ReLU's output.
+    BN-ReLU-1x1x1 (``out_channels / 4``), BN-ReLU-3x3x3 (``stride`` here), BN-ReLU-1x1x1 (``out_channels``); the
+    convolutions have no bias. The shortcut is the input itself; where channels or size change, a strided 1x1x1
+    convolution of the first BN-ReLU's output.
 
     He et al., "Identity Mappings in Deep Residual Networks", https://arxiv.org/abs/1603.05027.
 

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 
 import torch
 from monai.networks.layers.factories import Conv, Norm, Pool
-from torch import nn
-
 from pneumonai.networks.blocks.attention_module import AttentionMask, AttentionModule
 from pneumonai.networks.blocks.non_local import NonLocal
 from pneumonai.networks.blocks.residual_unit import PreActivationBottleneck
+from torch import nn
 
 
 class AttentionStage(nn.Module):
