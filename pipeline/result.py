@@ -32,16 +32,22 @@ class Result:
     """What ``result.json`` says of one study (design: one file a study).
 
     Attributes:
-        study: id, path, modality, series_uid, study_uid, shape, spacing, converted, fingerprint
-            (and identifiers, where asked for).
+        study: id, path, modality, kind, series_uid, study_uid, shape, spacing, converted, fingerprint
+            (and identifiers, where asked for); made by ``outputs.result_json.describe_study``.
         bundle: name, version, weights_sha256, trained_on, options.
         classes: ``[{"name": str, "probability": float}, ...]`` in the network's order.
         verdict: name of the most probable class.
         confidence: its probability, after temperature scaling; ``confidence_raw`` before.
         refer: True where a reader should decide; ``refer_reason`` says why.
         lungs: right_ml, left_ml, total_ml (or right_pixels, left_pixels, total_pixels where no ml is known).
-        infection: ml and percent of each lung.
+            Made by ``outputs.lung_measures.lung_measures``.
+        infection: right_ml, left_ml, total_ml (left out where no ml is known), right_percent, left_percent,
+            total_percent; without lungs total_ml and percent_of_picture (``lung_measures.infection_measures``).
+        slices: ``[{"index": int, "position_mm": float, "classes": [...], "infection_percent": float}, ...]``.
+        severity: score, maximum, method, parts.
+        boxes: ``[{"x", "y", "width", "height", "score"}, ...]`` in pixels as displayed, origin top left.
         hu_histogram: ``{"edges": [...], "counts": [...]}`` of the voxels inside the lungs.
+        truth: dice, precision, recall where a truth was given.
         explanation: ``{"method": str, "files": [...]}``.
         warnings: what the checks and transforms noticed.
         files: files of this study, relative to its folder.
