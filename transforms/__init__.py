@@ -1,0 +1,1 @@
+from .lung_segment import LungSegment, LungSegmentD, LungSegmentd, LungSegmentDict, LungsNotFoundError
