@@ -1,1 +1,26 @@
+"""Transforms in MONAI's array and dictionary forms, one file a family; geometry moves with the voxels."""
+
+from .clahe import CLAHE, CLAHED, CLAHEd, CLAHEDict
+from .lung_crop import LungCrop, LungCropD, LungCropd, LungCropDict
 from .lung_segment import LungSegment, LungSegmentD, LungSegmentd, LungSegmentDict, LungsNotFoundError
+from .sample_slices import SampleSlices, SampleSlicesD, SampleSlicesd, SampleSlicesDict
+
+__all__ = [
+    "CLAHE",
+    "CLAHED",
+    "CLAHEDict",
+    "CLAHEd",
+    "LungCrop",
+    "LungCropD",
+    "LungCropDict",
+    "LungCropd",
+    "LungSegment",
+    "LungSegmentD",
+    "LungSegmentDict",
+    "LungSegmentd",
+    "LungsNotFoundError",
+    "SampleSlices",
+    "SampleSlicesD",
+    "SampleSlicesDict",
+    "SampleSlicesd",
+]
