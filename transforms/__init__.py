@@ -2,11 +2,7 @@
 
 from .clahe import CLAHE, CLAHED, CLAHEd, CLAHEDict
 from .lung_crop import LungCrop, LungCropD, LungCropd, LungCropDict
-from pneumonai.transforms.lung_segment import LungSegment as LungSegment
-from pneumonai.transforms.lung_segment import LungSegmentD as LungSegmentD
-from pneumonai.transforms.lung_segment import LungSegmentd as LungSegmentd
-from pneumonai.transforms.lung_segment import LungSegmentDict as LungSegmentDict
-from pneumonai.transforms.lung_segment import LungsNotFoundError as LungsNotFoundError
+from .lung_segment import LungSegment, LungSegmentD, LungSegmentd, LungSegmentDict, LungsNotFoundError
 from .sample_slices import SampleSlices, SampleSlicesD, SampleSlicesd, SampleSlicesDict
 
 __all__ = [
