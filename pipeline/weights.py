@@ -1,0 +1,66 @@
+"""Weights files: state dicts, convolution and linear weights as float16, normalisation as float32."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pneumonai.pipeline.errors import BundleError
+
+
+def save_compact(state_dict: dict[str, torch.Tensor], path: str | Path) -> None:
+    """Write a state dict with weights of two dimensions and more as float16, the rest (normalisation) as it is.
+
+    Args:
+        state_dict: names to tensors.
+        path: the file; written under a temporary name first.
+    """
+    path = Path(path)
+    compact = {
+        name: tensor.half().contiguous() if tensor.ndim > 1 and tensor.is_floating_point() else tensor
+        for name, tensor in state_dict.items()
+    }
+    temporary = path.with_name(f".{path.name}")
+    torch.save(compact, temporary)
+    temporary.replace(path)
+
+
+def load_weights(network: torch.nn.Module, path: str | Path, *, subject: str | None = None) -> torch.nn.Module:
+    """Load a state dict into a network, casting to the network's own types; returns the network.
+
+    Args:
+        network: the network; every parameter and buffer must be in the file, and nothing else.
+        path: weights file, read with ``weights_only=True``, so that no code of it runs.
+        subject: what errors name first (a bundle); the path when None.
+
+    Raises:
+        BundleError: for a missing or corrupt file, or the weights of another network.
+    """
+    path = Path(path)
+    subject = subject or str(path)
+    if not path.is_file():
+        raise BundleError(subject, f"there is no weights file {path}", "train the bundle, or take a whole copy of it")
+    try:
+        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, UnicodeError):
+        raise BundleError(
+            subject, f"the weights file {path.name} is corrupt or no PyTorch state dict", "take a whole copy of it"
+        ) from None
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise BundleError(subject, f"the weights file {path.name} is no state dict", "save network.state_dict()")
+    expected = network.state_dict()
+    wrong = [name for name in expected if name in state and state[name].shape != expected[name].shape]
+    missing, extra = expected.keys() - state.keys(), state.keys() - expected.keys()
+    if missing or extra or wrong:
+        named = sorted(missing or extra or wrong)[0]
+        raise BundleError(
+            subject,
+            f"the weights file {path.name} belongs to another network ({len(missing)} entries are missing, "
+            f"{len(extra)} are unknown, {len(wrong)} have another shape; the first is {named})",
+            "use the weights that were trained with this configuration",
+        )
+    network.load_state_dict(state)
+    return network
