@@ -1,0 +1,10 @@
+"""A synthetic chest with known truth, for the demonstration, the tests and the training of demonstration weights.
+
+``make_phantom(kind, seed)`` gives the same patient each time; the writers give it as DICOM, NIfTI, X-ray or slices.
+Needs numpy and scipy alone; the writers import what they write with when they are called.
+"""
+
+from pneumonai.pipeline.phantom.patient import Kind
+from pneumonai.pipeline.phantom.phantom import Phantom, make_phantom
+
+__all__ = ["Kind", "Phantom", "make_phantom"]
