@@ -11,7 +11,7 @@ class AttentionMap:
 
     M is averaged over channels, resized to the input grid (trilinear) and min-max scaled a scan to 0..1; a constant
     map becomes 0. The mask is caught during the network's own forward pass, so that an explanation costs no second
-    one: called with the very tensor that went through last, it reads what was caught.
+    one: called with the very voxels that went through last, it reads what was caught.
 
     Args:
         network: a network with ``first_attention``, the module whose output is M.
@@ -28,7 +28,9 @@ class AttentionMap:
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """Network input ``[B, C, *spatial]`` -> heat map ``[B, 1, *spatial]`` float32 in 0..1."""
-        if self._seen is not images or self._mask is None:
+        # The same memory, not the same object: the network may have been given an alias in another memory format.
+        caught = self._seen is not None and self._seen.data_ptr() == images.data_ptr()
+        if not caught or self._mask is None:
             with torch.no_grad():
                 self.network(images)
         mask = self._mask

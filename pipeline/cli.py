@@ -1,0 +1,286 @@
+"""The command line: each command a thin function; what it needs is imported inside, so that ``--help`` is instant."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pneumonai.pipeline.errors import BundleError, PneumonaiError, our_error
+
+if TYPE_CHECKING:
+    from pneumonai.pipeline.batch import Outcome
+    from pneumonai.pipeline.model import Model
+
+DEFAULT_BUNDLE = "nl_ran_ct_classification"
+
+app = typer.Typer(
+    name="pneumonai",
+    help="Reads chest CT and chest X-ray studies for pneumonia: a class, maps and a report that a reader can check. "
+    "Research software, not for clinical use.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+bundle_app = typer.Typer(help="List, check, export and package the models (MONAI bundles).", no_args_is_help=True)
+app.add_typer(bundle_app, name="bundle")
+
+
+class Precision(StrEnum):
+    """What the network computes in."""
+
+    AUTO = "auto"
+    FP32 = "fp32"
+    BF16 = "bf16"
+
+
+class Form(StrEnum):
+    """How a phantom is written."""
+
+    DICOM = "dicom"
+    NIFTI = "nifti"
+    XRAY = "xray"
+    SLICES = "slices"
+
+
+class PhantomKind(StrEnum):
+    """What a phantom shows."""
+
+    NORMAL = "normal"
+    NCP = "ncp"
+    CP = "cp"
+    ALL = "all"
+
+
+@app.callback()
+def _common(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.", is_flag=True)] = False,
+) -> None:
+    if debug:
+        os.environ["PNEUMONAI_DEBUG"] = "1"
+
+
+@app.command()
+def predict(
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(metavar="INPUT...", help="DICOM folder, zip, NIfTI, picture, or a folder of studies."),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the answers.")],
+    bundle: Annotated[
+        str, typer.Option(help="Name of a bundle or path of its folder. Only trusted bundles: they can run code.")
+    ] = DEFAULT_BUNDLE,
+    series: Annotated[str | None, typer.Option(metavar="UID", help="Answer this DICOM series.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: a GPU where there is one.")] = None,
+    precision: Annotated[Precision, typer.Option(help="auto: bf16 where safe and fast.")] = Precision.AUTO,
+    report: Annotated[bool, typer.Option(help="Write report.html and pictures.")] = True,
+    resume: Annotated[bool, typer.Option("--resume", help="Skip studies that are answered already.")] = False,
+    with_identifiers: Annotated[
+        bool, typer.Option("--with-identifiers", help="Copy patient identifiers from headers into result.json.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, no line a study.")] = False,
+) -> None:
+    """Answer studies: class, heat map, lung masks, report; summary.csv over all of them."""
+    from pneumonai.pipeline.batch import run_batch
+    from pneumonai.pipeline.bundle import find_bundle
+    from pneumonai.pipeline.predict import Options
+    from pneumonai.pipeline.sources import find_studies
+
+    chosen = find_bundle(bundle)
+    inside = output.resolve()
+    sources = [s for s in find_studies(inputs, series=series) if inside not in Path(s.path).resolve().parents]
+    options = Options(series=series, report=report, with_identifiers=with_identifiers)
+
+    def load_model() -> Model:
+        from pneumonai.pipeline.model import Model
+
+        return Model(chosen, device=device, precision=precision.value)
+
+    failed = 0
+    outcomes = run_batch(sources, chosen, output, options, load_model, resume=resume)
+    with _progress("studies", len(sources), hidden=quiet) as advance:
+        for outcome in outcomes:
+            failed += outcome.error is not None
+            _tell(outcome, output, quiet)
+            advance()
+    if not quiet:
+        notice = chosen.settings.get("notice", "not for clinical use")
+        typer.echo(f"{len(sources) - failed} of {len(sources)} answered, {output / 'summary.csv'}. Note: {notice}.")
+    if failed:
+        raise typer.Exit(1)
+
+
+def _tell(outcome: Outcome, output: Path, quiet: bool) -> None:
+    if outcome.error is not None:
+        typer.echo(f"error: {outcome.error.line()}", err=True)
+    elif outcome.result is not None and not quiet:
+        result = outcome.result
+        report = "report.html" if "report.html" in result.files else "result.json"
+        refer = f", refer to a reader: {result.refer_reason}" if result.refer else ""
+        skipped = " (answered earlier)" if outcome.skipped else ""
+        verdict = f"{result.verdict} {result.confidence:.2f}" if result.confidence is not None else "done"
+        typer.echo(f"{outcome.source.id}: {verdict}{refer}{skipped} -> {output / outcome.source.id / report}")
+
+
+@contextmanager
+def _progress(what: str, total: int, *, hidden: bool) -> Iterator[Callable[[], None]]:
+    """A progress bar on stderr; gives the function to call after each piece. Nothing is drawn off a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=hidden or total < 2 or not console.is_terminal) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda: bar.advance(task)
+
+
+@app.command()
+def inspect(
+    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="What predict would be given.")],
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False,
+) -> None:
+    """Say what is there: series, slices, spacing, what would be chosen or refused, and why."""
+    from rich.console import Console
+
+    from pneumonai.pipeline.inspection import inspect_input
+
+    inspections = [inspect_input(path) for path in inputs]
+    if as_json:
+        typer.echo(json.dumps([inspection.as_dict() for inspection in inspections], indent=2))
+        return
+    for inspection in inspections:
+        inspection.render(Console())
+
+
+@app.command()
+def phantom(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")],
+    kind: Annotated[PhantomKind, typer.Option(help="What it shows.")] = PhantomKind.NCP,
+    seed: Annotated[int, typer.Option(min=0, help="Which patient; the first of --count.")] = 0,
+    count: Annotated[int, typer.Option(min=1, help="How many; more than one writes a NIfTI data set.")] = 1,
+    form: Annotated[Form, typer.Option("--format", help="How it is written.")] = Form.DICOM,
+    shape: Annotated[tuple[int, int, int], typer.Option(help="Columns, rows, slices.")] = (256, 256, 96),
+) -> None:
+    """Make synthetic studies with known truth: one study, or with --count a data set with its datalist.json."""
+    from pneumonai.pipeline.phantom import write
+
+    if kind is PhantomKind.ALL or count > 1:
+        kinds = ["normal", "ncp", "cp"] if kind is PhantomKind.ALL else [kind.value]
+        write.write_dataset(output, kinds=kinds, count=count, seed=seed, shape=shape)
+        typer.echo(output / "datalist.json")
+        return
+    from pneumonai.pipeline.phantom import make_phantom
+
+    made = make_phantom(kind.value, seed, shape=shape)
+    folder = output / f"sample_{kind.value}"
+    writers = {
+        Form.DICOM: write.write_dicom,
+        Form.NIFTI: write.write_nifti,
+        Form.XRAY: write.write_xray,
+        Form.SLICES: write.write_slices,
+    }
+    writers[form](made, folder)
+    typer.echo(folder)
+
+
+@bundle_app.command("list")
+def bundle_list(as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False) -> None:
+    """The bundles that came with the package."""
+    from pneumonai.pipeline.bundle import shipped_bundles
+
+    bundles = shipped_bundles()
+    if as_json:
+        rows = [
+            {"name": b.name, "version": b.metadata["version"], "classes": b.class_names, "modality": b.modality}
+            for b in bundles
+        ]
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    for b in bundles:
+        typer.echo(f"{b.name} {b.metadata['version']}: {b.metadata['task']} [{b.settings['notice']}]")
+
+
+@bundle_app.command("path")
+def bundle_path(name: Annotated[str, typer.Argument(help="Name of a bundle.")] = DEFAULT_BUNDLE) -> None:
+    """Where a bundle lies, for `monai.bundle run --bundle_root`."""
+    from pneumonai.pipeline.bundle import find_bundle
+
+    typer.echo(find_bundle(name).root)
+
+
+@bundle_app.command("verify")
+def bundle_verify(
+    name: Annotated[str | None, typer.Argument(help="Name of a bundle, or its folder.")] = None,
+    all_: Annotated[bool, typer.Option("--all", help="Every shipped bundle.")] = False,
+    schema: Annotated[Path | None, typer.Option(help="MONAI's metadata schema, to validate against.")] = None,
+) -> None:
+    """Check everything that a model zoo asks of a bundle; exit code 1 where a check fails."""
+    from pneumonai.pipeline.bundle import find_bundle, shipped_bundles
+    from pneumonai.pipeline.bundle_checks import verify
+
+    if (name is None) == (not all_):
+        raise typer.BadParameter("name one bundle, or --all")
+    bundles = shipped_bundles() if all_ else [find_bundle(str(name))]
+    failed = 0
+    for bundle in bundles:
+        for check in verify(bundle, schema=schema):
+            failed += check.problem is not None
+            mark = "ok  " if check.problem is None else "FAIL"
+            typer.echo(f"{mark} {bundle.name}: {check.name}" + (f": {check.problem}" if check.problem else ""))
+    if failed:
+        raise typer.Exit(1)
+
+
+@bundle_app.command("export")
+def bundle_export(
+    name: Annotated[str, typer.Argument(help="Name of a bundle, or its folder.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The TorchScript file, as model.ts.")],
+) -> None:
+    """Export a bundle's network with its weights as TorchScript."""
+    from pneumonai.pipeline.bundle import find_bundle
+    from pneumonai.pipeline.bundle_files import export_torchscript
+
+    typer.echo(export_torchscript(find_bundle(name), output))
+
+
+@bundle_app.command("package")
+def bundle_package(
+    name: Annotated[str, typer.Argument(help="Name of a bundle, or its folder.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The zip file, or the folder to put it in.")],
+) -> None:
+    """Pack a bundle as the zip that model zoos take."""
+    from pneumonai.pipeline.bundle import find_bundle
+    from pneumonai.pipeline.bundle_files import package
+
+    typer.echo(package(find_bundle(name), output))
+
+
+def main() -> None:
+    """Entry point: errors that a user can cause are one line and exit code 1, or 2 where the call is wrong."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        typer.echo("interrupted: finished studies are whole; --resume goes on", err=True)
+        sys.exit(130)
+    except Exception as error:
+        if os.environ.get("PNEUMONAI_DEBUG"):
+            traceback.print_exc()
+        ours: PneumonaiError | None = our_error(error)
+        if ours is None:
+            name = type(error).__name__
+            typer.echo(
+                f"error: pneumonai: unexpected {name}: {' '.join(str(error).split())}; run with --debug", err=True
+            )
+            sys.exit(1)
+        typer.echo(f"error: {ours.line()}", err=True)
+        sys.exit(2 if isinstance(ours, BundleError) else 1)

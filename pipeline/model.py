@@ -1,0 +1,147 @@
+"""A bundle ready to answer: its own preprocessing, network, explainer and postprocessing, as its config names them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.transforms import LoadImage
+
+from pneumonai.pipeline.bundle import Bundle, inference_config, weights_sha256
+from pneumonai.pipeline.errors import BundleError, StudyError, our_error
+from pneumonai.pipeline.precision import PrecisionRequest, choose_precision, run_network
+from pneumonai.pipeline.study import Study
+from pneumonai.pipeline.weights import load_weights
+
+
+@dataclass
+class Answer:
+    """What a network said of one study.
+
+    Attributes:
+        probabilities: after temperature scaling, one a class.
+        raw_probabilities: softmax of the logits as they are.
+        heat_map: uint8 on the study's own grid, 0..255 for 0..1.
+    """
+
+    probabilities: list[float]
+    raw_probabilities: list[float]
+    heat_map: np.ndarray
+
+
+class Model:
+    """A bundle's inference, from an opened study to probabilities and a heat map on the study's grid.
+
+    The preprocessing and postprocessing are those that ``monai.bundle run`` uses: both come from the bundle's
+    ``configs/inference.json``, whose StudyReader is handed the study that was opened and checked already.
+
+    Args:
+        bundle: which bundle.
+        device: ``cpu``, ``cuda``, ``cuda:1``, ...; None takes a GPU where there is one.
+        precision: ``auto``, ``fp32`` or ``bf16`` (see :func:`pneumonai.pipeline.precision.choose_precision`).
+
+    Raises:
+        BundleError: the config is wrong, or the weights are missing, corrupt or of another network.
+    """
+
+    def __init__(self, bundle: Bundle, *, device: str | None = None, precision: PrecisionRequest = "auto") -> None:
+        self.bundle = bundle
+        try:
+            self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+            torch.empty(0, device=self.device)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise BundleError(bundle.name, f"cannot run on device {device!r} ({reason})", "try --device cpu") from None
+        try:
+            config = inference_config(bundle.root, device=str(self.device))
+            network = config.get_parsed_content("network_def")
+            self.preprocessing = config.get_parsed_content("preprocessing")
+            self.inferer = config.get_parsed_content("inferer")
+            self.weights_sha256 = weights_sha256(bundle.weights) if bundle.weights.is_file() else ""
+            load_weights(network, bundle.weights, subject=bundle.name)
+            self.network = network.to(self.device).eval()
+            self.precision = choose_precision(
+                self.network, self._input_shape(), self.device, weights_path=bundle.weights, requested=precision
+            )
+            config["network"] = self.network
+            self.explainer = config.get_parsed_content("explainer")
+            self.postprocessing = config.get_parsed_content("postprocessing")
+        except BundleError:
+            raise
+        except Exception as error:
+            named = our_error(error) or error
+            raise BundleError(bundle.name, f"its inference.json does not work ({named})", "check the config") from error
+        self._reader = _study_reader(self.preprocessing, bundle)
+
+    def _input_shape(self) -> tuple[int, ...]:
+        image = self.bundle.metadata["network_data_format"]["inputs"]["image"]
+        return (1, image["num_channels"], *image["spatial_shape"])
+
+    def prepare(self, study: Study, lungs: np.ndarray | None = None) -> dict[str, Any]:
+        """The bundle's preprocessing on an opened and checked study; any thread may call it.
+
+        Args:
+            study: the study.
+            lungs: label map on the study's grid (1 right, 2 left), so that the lungs are found once a study.
+
+        Returns:
+            The batch's item; ``image`` is the network's input ``[C, *spatial]``.
+
+        Raises:
+            StudyError: a transform refused the study.
+        """
+        self._reader.hand_over(study.path, study)
+        item: dict[str, Any] = {"image": study.path}
+        if lungs is not None:
+            item["lungs"] = MetaTensor(torch.from_numpy(lungs)[None], affine=torch.from_numpy(study.affine))
+        try:
+            return self.preprocessing(item)
+        except Exception as error:
+            raise study_error(study.id, error) from error
+
+    @torch.inference_mode()
+    def answer(self, item: dict[str, Any]) -> Answer:
+        """Network, explanation and postprocessing of one prepared study."""
+        images = item["image"].as_tensor()[None].to(self.device)
+        logits = self.inferer(images, lambda x: run_network(self.network, x, self.precision))
+        heat_map = self.explainer(images)
+        done = self.postprocessing({"image": item["image"], "pred": logits[0].cpu(), "heat_map": heat_map[0].cpu()})
+        on_grid = done["heat_map"][0].clamp_(0, 1).mul_(255).round_().to(torch.uint8)
+        return Answer(
+            probabilities=done["pred"].flatten().tolist(),
+            raw_probabilities=logits[0].softmax(dim=0).tolist(),
+            heat_map=np.asarray(on_grid.cpu()),
+        )
+
+
+def study_error(study: str, error: BaseException) -> StudyError:
+    """What went wrong with a study, as a StudyError that names it: our own error in the chain, or the last cause."""
+    ours = our_error(error)
+    if isinstance(ours, StudyError):
+        return ours
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    if isinstance(cause, ValueError):
+        return StudyError(study, str(cause).rstrip("."), "look at it with `pneumonai inspect`")
+    if isinstance(cause, MemoryError):
+        return StudyError(study, "not enough memory", "close other programs, or use a larger machine")
+    return StudyError(study, f"could not be answered ({type(cause).__name__}: {cause})", "run again with --debug")
+
+
+def _study_reader(preprocessing: Any, bundle: Bundle) -> Any:
+    """The StudyReader inside the first LoadImage of a preprocessing."""
+    for transform in preprocessing.transforms:
+        loader = getattr(transform, "_loader", None)
+        if isinstance(loader, LoadImage):
+            for reader in loader.readers:
+                if hasattr(reader, "hand_over"):
+                    return reader
+    raise BundleError(
+        bundle.name,
+        "its preprocessing does not read with StudyReader",
+        "begin it with LoadImaged(reader=pneumonai.pipeline.study.StudyReader)",
+    )

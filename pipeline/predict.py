@@ -1,0 +1,252 @@
+"""One study from path to answer: open, check, prepare, infer, explain, measure, write.
+
+Each step is a plain function from one dataclass to the next; :func:`predict_study` strings them together for
+programs, :mod:`pneumonai.pipeline.batch` for many studies.
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pneumonai.pipeline.bundle import Bundle, find_bundle
+from pneumonai.pipeline.result import Maps, Result
+from pneumonai.pipeline.study import Modality, Study, open_checked
+
+if TYPE_CHECKING:
+    from pneumonai.pipeline.model import Model
+    from pneumonai.pipeline.precision import PrecisionRequest
+    from pneumonai.pipeline.sources import StudySource
+
+
+@dataclass(frozen=True)
+class Options:
+    """How studies are read and written.
+
+    Attributes:
+        series: SeriesInstanceUID to answer, instead of the one that would be chosen.
+        report: write ``report.html``.
+        with_identifiers: copy patient identifiers from headers into ``result.json``.
+    """
+
+    series: str | None = None
+    report: bool = True
+    with_identifiers: bool = False
+
+    def as_recorded(self) -> dict[str, Any]:
+        """What ``result.json`` keeps of them, for ``--resume``."""
+        return {"series": self.series, "report": self.report, "with_identifiers": self.with_identifiers}
+
+
+@dataclass
+class Opened:
+    """A study that was read and checked for a bundle."""
+
+    study: Study
+    seconds: dict[str, float]
+
+
+@dataclass
+class Prepared:
+    """A study with its lungs and the network's input."""
+
+    study: Study
+    item: dict[str, Any]
+    lungs: np.ndarray | None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+@contextmanager
+def timed(seconds: dict[str, float], step: str) -> Iterator[None]:
+    """Add the wall time of a block to ``seconds[step]``."""
+    start = time.perf_counter()
+    yield
+    seconds[step] = round(seconds.get(step, 0.0) + time.perf_counter() - start, 3)
+
+
+def open_for(bundle: Bundle, source: str | Path | StudySource, options: Options) -> Opened:
+    """Read and check one study for a bundle; needs neither torch nor MONAI.
+
+    Raises:
+        StudyError: the study cannot be read or must not be answered.
+    """
+    seconds: dict[str, float] = {}
+    with timed(seconds, "read"):
+        study = open_checked(source, series=options.series, modality=bundle.modality, input_kind=bundle.input_kind)
+    return Opened(study, seconds)
+
+
+def prepare(opened: Opened, model: Model) -> Prepared:
+    """Find the lungs of a CT and run the bundle's preprocessing.
+
+    Raises:
+        StudyError: there are no lungs, or a transform refused the study.
+    """
+    study, seconds = opened.study, dict(opened.seconds)
+    lungs = None
+    if study.modality is Modality.CT:
+        with timed(seconds, "lungs"):
+            lungs = _find_lungs(study)
+    with timed(seconds, "prepare"):
+        item = model.prepare(study, lungs)
+    return Prepared(study, item, lungs, seconds)
+
+
+def _find_lungs(study: Study) -> np.ndarray:
+    import torch
+    from monai.data import MetaTensor
+
+    from pneumonai.pipeline.model import study_error
+    from pneumonai.transforms import LungSegment
+
+    image = MetaTensor(torch.from_numpy(study.image)[None], affine=torch.from_numpy(study.affine))
+    try:
+        labels, warnings = LungSegment().with_warnings(image)
+    except ValueError as error:
+        raise study_error(study.id, error) from error
+    study.warnings += warnings
+    return labels.as_tensor()[0].numpy()  # type: ignore[union-attr]
+
+
+def answer(prepared: Prepared, model: Model, options: Options) -> tuple[Result, Maps]:
+    """Network, explanation and measures of a prepared study."""
+    from pneumonai.pipeline.outputs.lung_measures import hu_histogram, lung_measures
+    from pneumonai.pipeline.outputs.result_json import describe_study
+
+    study, bundle, seconds = prepared.study, model.bundle, dict(prepared.seconds)
+    with timed(seconds, "network"):
+        answered = model.answer(prepared.item)
+    names = bundle.class_names
+    best = int(np.argmax(answered.probabilities))
+    result = Result(
+        study=describe_study(study, with_identifiers=options.with_identifiers),
+        bundle={
+            "name": bundle.name,
+            "version": bundle.metadata["version"],
+            "weights_sha256": model.weights_sha256,
+            "trained_on": bundle.settings.get("trained_on", ""),
+            "options": options.as_recorded() | {"precision": model.precision.name},
+        },
+        classes=[{"name": n, "probability": p} for n, p in zip(names, answered.probabilities, strict=True)],
+        verdict=names[best],
+        confidence=answered.probabilities[best],
+        confidence_raw=max(answered.raw_probabilities),
+        explanation={"method": model.explainer.method, "files": []},
+        warnings=list(dict.fromkeys([*study.warnings, *prepared.item["image"].meta.get("warnings", [])])),
+        software=software_versions() | {"device": str(model.device), "precision": model.precision.name},
+        notice=bundle.settings.get("notice", "not for clinical use"),
+    )
+    result.refer_reason = _refer_reason(result, bundle)
+    result.refer = result.refer_reason is not None
+    if prepared.lungs is not None:
+        with timed(seconds, "measure"):
+            result.lungs = lung_measures(prepared.lungs, study.voxel_ml)
+            result.hu_histogram = hu_histogram(study.image, prepared.lungs)
+    result.timing_s = seconds
+    return result, Maps(lungs=prepared.lungs, heat_map=answered.heat_map)
+
+
+def _refer_reason(result: Result, bundle: Bundle) -> str | None:
+    """Why a reader should decide: low confidence, or a scan that does not show both lungs whole."""
+    reasons = [warning for warning in result.warnings if "lungs cut off" in warning.lower()]
+    if result.confidence is not None and result.confidence < bundle.refer_below:
+        reasons.insert(0, f"confidence {result.confidence:.2f} is below {bundle.refer_below:g}")
+    return "; ".join(reasons) or None
+
+
+def write(study: Study, result: Result, maps: Maps, folder: Path, options: Options) -> Result:
+    """Write everything of one study; the folder appears whole or not at all.
+
+    Args:
+        study: the opened study.
+        result: its result; ``files``, ``explanation["files"]`` and the time of writing are filled in.
+        maps: maps on the study's grid.
+        folder: ``OUTPUT/STUDY``; what an earlier run left there is replaced.
+        options: whether to write the report.
+
+    Raises:
+        OutputError: full disk, read-only folder.
+    """
+    from pneumonai.pipeline.outputs.files import output_error
+    from pneumonai.pipeline.outputs.nifti import write_maps
+    from pneumonai.pipeline.outputs.pictures import write_pictures
+    from pneumonai.pipeline.outputs.report import write_report
+    from pneumonai.pipeline.outputs.result_json import write_json
+
+    temporary = folder.with_name(f".{folder.name}.part")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        with timed(result.timing_s, "write"):
+            names = write_maps(study, maps, temporary)
+            result.explanation = (result.explanation or {}) | {"files": [n for n in names if n.startswith("heat_map")]}
+            if options.report:
+                names += write_pictures(study, maps, temporary)
+            result.files = ["result.json", *names, *(["report.html"] if options.report else [])]
+            if options.report:
+                write_report(study, result, maps, temporary / "report.html")
+        write_json(result, temporary / "result.json")
+        if folder.exists():
+            shutil.rmtree(folder)
+        temporary.rename(folder)
+    except OSError as error:
+        raise output_error(folder, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return result
+
+
+def software_versions() -> dict[str, str]:
+    """Versions that stand behind an answer."""
+    names = ("pneumonai", "monai", "torch", "numpy", "pydicom", "SimpleITK", "nibabel")
+    return {name: version(name) for name in names} | {"python": platform.python_version()}
+
+
+def predict_study(
+    path: str | Path,
+    *,
+    bundle: str | Path = "nl_ran_ct_classification",
+    output: str | Path | None = None,
+    options: Options | None = None,
+    device: str | None = None,
+    precision: PrecisionRequest = "auto",
+    model: Model | None = None,
+) -> Result:
+    """Answer one study: the call for programs.
+
+    Args:
+        path: DICOM folder, zip, NIfTI or picture.
+        bundle: name of a shipped bundle, or the folder of one. Only trusted bundles: their configs can run code.
+        output: folder under which ``STUDY/`` is written; nothing is written when None.
+        options: see :class:`Options`.
+        device: ``cpu``, ``cuda``, ...; None takes a GPU where there is one.
+        precision: ``auto``, ``fp32`` or ``bf16``.
+        model: a loaded bundle, to answer many studies with one load; ``bundle``, ``device`` and ``precision`` do
+            not count then.
+
+    Returns:
+        The result; the fields of ``result.json``.
+
+    Raises:
+        StudyError: the study cannot be read or must not be answered.
+        BundleError: the bundle does not work.
+        OutputError: the result cannot be written.
+    """
+    from pneumonai.pipeline.model import Model
+
+    options = options or Options()
+    model = model or Model(find_bundle(bundle), device=device, precision=precision)
+    prepared = prepare(open_for(model.bundle, path, options), model)
+    result, maps = answer(prepared, model, options)
+    if output is not None:
+        write(prepared.study, result, maps, Path(output) / prepared.study.id, options)
+    return result
