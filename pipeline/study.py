@@ -1,12 +1,21 @@
-"""A study as it enters the pipeline: voxels or pixels with their geometry, and what was done to get them."""
+"""A study as it enters the pipeline: voxels or pixels with their geometry, and what was done to get them.
+
+Importing this module loads neither torch nor MONAI nor the image libraries: they come with the first study opened.
+``StudyReader``, which needs MONAI, is found here by name too: bundles name ``pneumonai.pipeline.study.StudyReader``.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from pneumonai.pipeline.sources import StudySource
+    from pneumonai.pipeline.study_reader import StudyReader as StudyReader
 
 
 class Modality(StrEnum):
@@ -85,3 +94,54 @@ def study_name(path: str | Path) -> str:
             break
     safe = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "_" for c in name).lstrip(".")
     return safe or "study"
+
+
+def open_study(
+    source: str | Path | StudySource, *, series: str | None = None, modality: Modality | str | None = None
+) -> Study:
+    """Read one study: a DICOM folder or file, a zip of one study, a NIfTI file, or a picture.
+
+    Args:
+        source: path, ``path#StudyInstanceUID`` where a folder holds several studies, or a source of
+            :func:`pneumonai.pipeline.sources.find_studies`.
+        series: SeriesInstanceUID to read, instead of the one that would be chosen.
+        modality: what is looked for where the study holds several (CT or CXR); for PNG and JPEG, which do not
+            say what they show, what the picture is taken to be (default: CXR).
+
+    Returns:
+        The study, with all it says about itself in ``converted`` and ``warnings``. Whether it fits a bundle
+        is for :func:`pneumonai.pipeline.checks.check`.
+
+    Raises:
+        StudyError: it cannot be read, or reading it would mean guessing.
+    """
+    from pneumonai.pipeline.sources import open_source
+
+    return open_source(source, series=series, modality=None if modality is None else Modality(modality))
+
+
+def open_checked(
+    source: str | Path | StudySource,
+    *,
+    series: str | None = None,
+    modality: Modality | str = Modality.CT,
+    input_kind: InputKind | str = InputKind.VOLUME,
+) -> Study:
+    """:func:`open_study`, then :func:`pneumonai.pipeline.checks.check`, whose warnings join the study's.
+
+    Raises:
+        StudyError: the study cannot be read, or is not what ``modality`` and ``input_kind`` ask for.
+    """
+    from pneumonai.pipeline.checks import check
+
+    study = open_study(source, series=series, modality=modality)
+    study.warnings += check(study, modality=modality, input_kind=input_kind)
+    return study
+
+
+def __getattr__(name: str) -> Any:
+    if name == "StudyReader":
+        from pneumonai.pipeline.study_reader import StudyReader
+
+        return StudyReader
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

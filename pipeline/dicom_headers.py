@@ -1,0 +1,385 @@
+"""Headers of DICOM files, as plain records: one a slice, or one a frame of a multi-frame file.
+
+Values are decoded here from their raw bytes and not by pydicom's typed access, whose warnings would print header
+values (a patient's name among them) for files that break the standard in ways that do not matter here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+from pydicom.tag import BaseTag
+
+from pneumonai.pipeline.errors import StudyError
+
+THREADS = max(2, min(8, os.cpu_count() or 2))
+IMPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2"
+MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
+DICOM_ENDINGS = (".dcm", ".dicom", ".ima")
+IDENTIFIERS = ("PatientName", "PatientID", "PatientBirthDate", "AccessionNumber", "InstitutionName")
+
+TAGS = {
+    "image_type": 0x00080008,
+    "sop_class": 0x00080016,
+    "sop_uid": 0x00080018,
+    "modality": 0x00080060,
+    "intent": 0x00080068,
+    "description": 0x0008103E,
+    "patient_name": 0x00100010,
+    "patient_id": 0x00100020,
+    "body_part": 0x00180015,
+    "thickness": 0x00180050,
+    "tilt": 0x00181120,
+    "kernel": 0x00181210,
+    "view": 0x00185101,
+    "study_uid": 0x0020000D,
+    "series_uid": 0x0020000E,
+    "series_number": 0x00200011,
+    "acquisition": 0x00200012,
+    "temporal": 0x00200100,
+    "position": 0x00200032,
+    "orientation": 0x00200037,
+    "samples": 0x00280002,
+    "photometric": 0x00280004,
+    "frames": 0x00280008,
+    "rows": 0x00280010,
+    "columns": 0x00280011,
+    "pixel_spacing": 0x00280030,
+    "bits_allocated": 0x00280100,
+    "bits_stored": 0x00280101,
+    "high_bit": 0x00280102,
+    "signed": 0x00280103,
+    "padding": 0x00280120,
+    "padding_limit": 0x00280121,
+    "intercept": 0x00281052,
+    "slope": 0x00281053,
+    "rescale_type": 0x00281054,
+    "lossy": 0x00282110,
+}
+_PIXEL_TAGS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
+
+
+@dataclass(frozen=True, slots=True)
+class SliceHeader:
+    """What is needed of one slice before its pixels are read. Lengths in mm, DICOM's patient axes (LPS+)."""
+
+    path: str
+    frame: int
+    frames: int
+    transfer_syntax: str
+    pixel_offset: int
+    sop_class: str
+    sop_uid: str
+    study_uid: str
+    series_uid: str
+    series_number: int
+    modality: str
+    description: str
+    body_part: str
+    patient: str
+    image_type: tuple[str, ...]
+    intent: str
+    view: str
+    kernel: str
+    acquisition: str
+    temporal: str
+    thickness: float | None
+    tilt: float
+    position: tuple[float, ...] | None
+    orientation: tuple[float, ...] | None
+    pixel_spacing: tuple[float, ...] | None
+    rows: int
+    columns: int
+    samples: int
+    photometric: str
+    bits_allocated: int
+    bits_stored: int
+    high_bit: int
+    signed: bool
+    padding: int | None
+    padding_limit: int | None
+    slope: float | None
+    intercept: float | None
+    rescale_type: str
+    lossy: bool
+
+    @property
+    def name(self) -> str:
+        """File name, for messages."""
+        return Path(self.path).name
+
+
+@dataclass(frozen=True, slots=True)
+class BriefHeader:
+    """Whose file it is: enough to sort a folder's files into studies."""
+
+    path: str
+    study_uid: str
+    series_uid: str
+    patient: str
+
+
+def _bytes(dataset: Dataset, tag: int) -> bytes:
+    element = dataset.get_item(BaseTag(tag)) if tag in dataset else None
+    value = getattr(element, "value", None)
+    return value if isinstance(value, bytes) else b"" if value is None else str(value).encode()
+
+
+def _text(dataset: Dataset, tag: int) -> str:
+    raw = _bytes(dataset, tag)
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError:
+        text = raw.decode("latin-1")
+    return "".join(c for c in text if c.isprintable()).strip()
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split("\\") if part.strip())
+    except ValueError:
+        return ()
+
+
+def _number(text: str) -> float | None:
+    numbers = _numbers(text)
+    return numbers[0] if numbers else None
+
+
+def _whole(text: str) -> int:
+    number = _number(text)
+    return int(number) if number is not None and abs(number) < 2**31 else 0
+
+
+def _short(dataset: Dataset, tag: int, default: int = 0, *, signed: bool = False) -> int:
+    element = dataset.get_item(BaseTag(tag)) if tag in dataset else None
+    value = getattr(element, "value", None)
+    if not isinstance(value, bytes) or len(value) < 2:
+        return default
+    little = bool(getattr(element, "is_little_endian", True))
+    return int.from_bytes(value[:2], "little" if little else "big", signed=signed)
+
+
+def _optional_short(dataset: Dataset, tag: int, *, signed: bool) -> int | None:
+    return _short(dataset, tag, signed=signed) if _bytes(dataset, tag) else None
+
+
+def is_dicom_name(path: str | Path) -> bool:
+    """Whether a file's name says that it is DICOM."""
+    return str(path).lower().endswith(DICOM_ENDINGS)
+
+
+def has_dicom_mark(path: str | Path) -> bool:
+    """Whether a file carries DICOM's mark, ``DICM`` after 128 bytes."""
+    try:
+        with Path(path).open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+def _read(path: str, tags: Iterable[int], stop: int) -> tuple[Dataset, int]:
+    """The header up to (not including) tag ``stop``, and the offset in the file where reading stopped."""
+    with Path(path).open("rb") as file:
+        force = is_dicom_name(path)
+        dataset = pydicom.filereader.read_partial(
+            file,
+            stop_when=lambda tag, _vr, _length: tag >= stop,
+            force=force,
+            specific_tags=[BaseTag(tag) for tag in tags],
+        )
+        return dataset, file.tell()
+
+
+def _damaged(path: str, error: BaseException) -> StudyError:
+    name = Path(path).name
+    if isinstance(error, PermissionError):
+        return StudyError(path, f"{name} may not be read (no permission)", "change its permissions")
+    if isinstance(error, OSError):
+        return StudyError(path, f"{name} cannot be read ({error.strerror or type(error).__name__})", "copy it again")
+    return StudyError(path, f"{name} is no DICOM file, or is damaged", "copy it again, or take it out of the folder")
+
+
+def read_brief(path: str) -> BriefHeader | StudyError | None:
+    """Study and patient of a file; None for a DICOMDIR and other files that hold no image.
+
+    Errors are returned, not raised, so that one bad file does not hide the others of a folder.
+    """
+    wanted = [TAGS[name] for name in ("sop_class", "patient_name", "patient_id", "study_uid", "series_uid")]
+    try:
+        dataset, _ = _read(path, wanted, stop=0x0020000F)
+    except Exception as error:
+        return _damaged(path, error)
+    sop_class = _text(dataset, TAGS["sop_class"])
+    media = str(getattr(dataset.file_meta, "MediaStorageSOPClassUID", "")) if hasattr(dataset, "file_meta") else ""
+    if MEDIA_DIRECTORY in (sop_class, media):
+        return None
+    study_uid, series_uid = _text(dataset, TAGS["study_uid"]), _text(dataset, TAGS["series_uid"])
+    if not sop_class.startswith("1.2.840.10008.") or not series_uid:
+        return _damaged(path, InvalidDicomError())
+    patient = _text(dataset, TAGS["patient_id"]) or _text(dataset, TAGS["patient_name"])
+    return BriefHeader(path, study_uid, series_uid, patient)
+
+
+def read_headers(path: str) -> list[SliceHeader]:
+    """Records of one file: one, or one a frame.
+
+    Raises:
+        StudyError: the file is no DICOM file, or its header is damaged.
+    """
+    try:
+        dataset, offset = _read(path, TAGS.values(), stop=_PIXEL_TAGS[0])
+        meta = getattr(dataset, "file_meta", None)
+        syntax = str(getattr(meta, "TransferSyntaxUID", "") or IMPLICIT_LITTLE_ENDIAN)
+        header = _header(path, dataset, syntax, offset)
+    except Exception as error:
+        raise _damaged(path, error) from error
+    if not header.sop_class.startswith("1.2.840.10008.") or not header.series_uid:
+        raise _damaged(path, InvalidDicomError())
+    if header.frames <= 1:
+        return [header]
+    try:
+        return _frames(path, header)
+    except Exception as error:
+        raise StudyError(
+            path, f"{header.name}: the frames' functional groups cannot be read", "export the series again"
+        ) from error
+
+
+def _header(path: str, dataset: Dataset, syntax: str, offset: int) -> SliceHeader:
+    text = {name: _text(dataset, tag) for name, tag in TAGS.items()}
+    signed = _short(dataset, TAGS["signed"]) == 1
+    bits = _short(dataset, TAGS["bits_stored"], 16)
+    return SliceHeader(
+        path=path,
+        frame=0,
+        frames=_whole(text["frames"]) or 1,
+        transfer_syntax=syntax,
+        pixel_offset=offset,
+        sop_class=text["sop_class"],
+        sop_uid=text["sop_uid"],
+        study_uid=text["study_uid"],
+        series_uid=text["series_uid"],
+        series_number=_whole(text["series_number"]),
+        modality=text["modality"].upper(),
+        description=text["description"],
+        body_part=text["body_part"].upper(),
+        patient=text["patient_id"] or text["patient_name"],
+        image_type=tuple(part.strip().upper() for part in text["image_type"].split("\\")),
+        intent=text["intent"].upper(),
+        view=text["view"].upper(),
+        kernel=text["kernel"],
+        acquisition=text["acquisition"],
+        temporal=text["temporal"],
+        thickness=_number(text["thickness"]),
+        tilt=_number(text["tilt"]) or 0.0,
+        position=_exactly(_numbers(text["position"]), 3),
+        orientation=_exactly(_numbers(text["orientation"]), 6),
+        pixel_spacing=_exactly(_numbers(text["pixel_spacing"]), 2),
+        rows=_short(dataset, TAGS["rows"]),
+        columns=_short(dataset, TAGS["columns"]),
+        samples=_short(dataset, TAGS["samples"], 1),
+        photometric=text["photometric"].upper(),
+        bits_allocated=_short(dataset, TAGS["bits_allocated"], 16),
+        bits_stored=bits,
+        high_bit=_short(dataset, TAGS["high_bit"], bits - 1),
+        signed=signed,
+        padding=_optional_short(dataset, TAGS["padding"], signed=signed),
+        padding_limit=_optional_short(dataset, TAGS["padding_limit"], signed=signed),
+        slope=_number(text["slope"]),
+        intercept=_number(text["intercept"]),
+        rescale_type=text["rescale_type"].upper(),
+        lossy=text["lossy"] == "01",
+    )
+
+
+def _exactly(numbers: tuple[float, ...], count: int) -> tuple[float, ...] | None:
+    return numbers if len(numbers) == count and all(abs(n) < 1e6 for n in numbers) else None
+
+
+def _frames(path: str, header: SliceHeader) -> list[SliceHeader]:
+    """One record a frame, from the functional groups (shared, then the frame's own)."""
+    dataset = pydicom.dcmread(path, stop_before_pixels=True, force=True)
+    shared = dataset.get("SharedFunctionalGroupsSequence") or [Dataset()]
+    per_frame = dataset.get("PerFrameFunctionalGroupsSequence") or []
+    if not per_frame:
+        return [replace(header, frame=number) for number in range(header.frames)]
+    if len(per_frame) != header.frames:
+        raise ValueError("as many functional groups as frames are required")
+    records = []
+    for number, own in enumerate(per_frame):
+
+        def find(sequence: str, keyword: str, own: Dataset = own) -> Any:
+            for group in (own, shared[0]):
+                items = group.get(sequence)
+                if items and items[0].get(keyword) is not None:
+                    return items[0].get(keyword)
+            return None
+
+        def floats(sequence: str, keyword: str, count: int, find: Any = find) -> tuple[float, ...] | None:
+            value = find(sequence, keyword)
+            return None if value is None else _exactly(tuple(float(v) for v in value), count)
+
+        slope = find("PixelValueTransformationSequence", "RescaleSlope")
+        intercept = find("PixelValueTransformationSequence", "RescaleIntercept")
+        kind = find("PixelValueTransformationSequence", "RescaleType")
+        kernel = find("CTReconstructionSequence", "ConvolutionKernel")
+        frame_type = find("CTImageFrameTypeSequence", "FrameType")
+        thickness = find("PixelMeasuresSequence", "SliceThickness")
+        records.append(
+            replace(
+                header,
+                frame=number,
+                position=floats("PlanePositionSequence", "ImagePositionPatient", 3),
+                orientation=floats("PlaneOrientationSequence", "ImageOrientationPatient", 6),
+                pixel_spacing=floats("PixelMeasuresSequence", "PixelSpacing", 2),
+                slope=header.slope if slope is None else float(slope),
+                intercept=header.intercept if intercept is None else float(intercept),
+                rescale_type=header.rescale_type if kind is None else str(kind).upper(),
+                kernel=header.kernel if kernel is None else str(kernel),
+                image_type=header.image_type if frame_type is None else tuple(str(p).upper() for p in frame_type),
+                thickness=header.thickness if thickness is None else float(thickness),
+            )
+        )
+    return records
+
+
+def read_all_headers(paths: Iterable[str]) -> tuple[list[SliceHeader], list[StudyError]]:
+    """Headers of many files, read in threads: the records, and the errors of those that are damaged."""
+    headers: list[SliceHeader] = []
+    errors: list[StudyError] = []
+
+    def attempt(path: str) -> list[SliceHeader] | StudyError:
+        try:
+            return read_headers(path)
+        except StudyError as error:
+            return error
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        for found in pool.map(attempt, paths, chunksize=1):
+            if isinstance(found, StudyError):
+                errors.append(found)
+            else:
+                headers.extend(found)
+    return headers, errors
+
+
+def read_identifiers(path: str) -> dict[str, str]:
+    """Patient identifiers of a file's header, those that are not empty."""
+    from pydicom import config
+
+    try:
+        with config.disable_value_validation():
+            dataset = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=list(IDENTIFIERS))
+            values = {name: str(dataset.get(name, "")).strip() for name in IDENTIFIERS}
+    except Exception:
+        return {}
+    return {name: value for name, value in values.items() if value}
