@@ -16,6 +16,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 from PIL import Image
+
 from pneumonai.pipeline.outputs.files import whole_file
 from pneumonai.pipeline.result import Maps
 from pneumonai.pipeline.study import Study

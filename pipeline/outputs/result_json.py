@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from pneumonai.pipeline.errors import OutputError
 from pneumonai.pipeline.outputs.files import write_bytes
 from pneumonai.pipeline.result import Result

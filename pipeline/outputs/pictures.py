@@ -1,0 +1,113 @@
+"""Pictures for those who look at files: the most telling planes side by side, with the heat map laid over."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from pneumonai.pipeline.outputs.files import whole_file
+from pneumonai.pipeline.outputs.views import Display, View, display_of, heat_colours, telling_slices
+from pneumonai.pipeline.result import Maps
+from pneumonai.pipeline.study import Study
+
+INFECTION_RGB = (64, 224, 208)
+"""Colour of the infection mask in pictures and report."""
+
+HEAT_OPACITY = 0.55
+_INFECTION_OPACITY = 0.45
+_TILES = {"axial": (2, 3), "coronal": (1, 3), "sagittal": (1, 3), "picture": (1, 1)}
+_TILE_WIDTH = 360
+_PICTURE_WIDTH = 1024
+_INK = (235, 240, 242)
+
+
+def write_pictures(study: Study, maps: Maps, folder: str | Path) -> list[str]:
+    """Write ``pictures/axial.png`` and ``pictures/coronal.png`` (``pictures/overlay.png`` for a picture).
+
+    Args:
+        study: the study.
+        maps: what is laid over; without any map the plain planes are shown.
+        folder: the study's folder of results; ``pictures`` is made in it.
+
+    Returns:
+        The names written, relative to ``folder``.
+
+    Raises:
+        OutputError: a file cannot be written.
+    """
+    names: list[str] = []
+    display = display_of(study, maps)
+    for plane in display.planes:
+        if plane.name == "sagittal" and len(display.planes) == 3:
+            continue
+        name = "pictures/overlay.png" if plane.name == "picture" else f"pictures/{plane.name}.png"
+        with whole_file(Path(folder) / name) as temporary:
+            montage(display, plane)[0].save(temporary, format="PNG", compress_level=3)
+        names.append(name)
+    return names
+
+
+def montage(display: Display, plane: View) -> tuple[Image.Image, list[int]]:
+    """The most telling planes along one axis, the heat map and the infection laid over, sides marked.
+
+    Returns:
+        The picture (RGB), and the index of each plane from top left to bottom right: axial from the head down,
+        coronal from anterior, sagittal from the right.
+    """
+    rows, columns = _TILES[plane.name]
+    indices = telling_slices(display, plane.axis, rows * columns)
+    if plane.axis == 0:
+        indices.reverse()
+    columns = min(columns, len(indices))
+    rows = math.ceil(len(indices) / columns)
+    tiles = [_tile(display, plane, index) for index in indices]
+    width, height = tiles[0].size
+    gap = 4
+    sheet = Image.new("RGB", (columns * (width + gap) - gap, rows * (height + gap) - gap))
+    for number, tile in enumerate(tiles):
+        row, column = divmod(number, columns)
+        sheet.paste(tile, (column * (width + gap), row * (height + gap)))
+    return sheet, indices
+
+
+def plane_of(array: np.ndarray, plane: View, index: int) -> np.ndarray:
+    """One plane of a display array as a picture: rows down, columns to the right; head up in upright planes."""
+    cut = np.take(array, index, axis=plane.axis)
+    return cut if plane.axis == 0 else cut[::-1]
+
+
+def _tile(display: Display, plane: View, index: int) -> Image.Image:
+    """One plane at its true aspect, overlaid and marked."""
+    grey = display.grey(np.ascontiguousarray(plane_of(display.image, plane, index)))
+    row_mm, column_mm = (mm for axis, mm in enumerate(display.spacing) if axis != plane.axis)
+    height_mm, width_mm = grey.shape[0] * row_mm, grey.shape[1] * column_mm
+    width = min(_PICTURE_WIDTH, grey.shape[1]) if plane.name == "picture" else _TILE_WIDTH
+    size = (width, max(1, round(width * height_mm / width_mm)))
+    tile = Image.fromarray(grey).resize(size, Image.Resampling.BILINEAR).convert("RGB")
+    if display.heat_map is not None:
+        heat = Image.fromarray(np.ascontiguousarray(plane_of(display.heat_map, plane, index)))
+        coloured = heat_colours()[np.asarray(heat.resize(size, Image.Resampling.BILINEAR))]
+        alpha = (coloured[..., 3] * HEAT_OPACITY).astype(np.uint8)
+        tile.paste(Image.fromarray(np.ascontiguousarray(coloured[..., :3])), mask=Image.fromarray(alpha))
+    if display.infection is not None:
+        marked = plane_of(display.infection, plane, index) > 0
+        mask = Image.fromarray(marked * np.uint8(round(255 * _INFECTION_OPACITY)))
+        tile.paste(INFECTION_RGB, mask=mask.resize(size, Image.Resampling.NEAREST))
+    _mark(tile, plane, index, display.image.shape[plane.axis])
+    return tile
+
+
+def _mark(tile: Image.Image, plane: View, index: int, count: int) -> None:
+    """Sides at the edges and the plane's number in the corner."""
+    draw = ImageDraw.Draw(tile)
+    font = ImageFont.load_default(size=max(12, tile.width // 24))
+    width, height = tile.size
+    pad = max(4, width // 60)
+    edge = {"fill": _INK, "font": font, "stroke_width": 2, "stroke_fill": (0, 0, 0)}
+    draw.text((pad, height / 2), plane.left, anchor="lm", **edge)
+    draw.text((width - pad, height / 2), plane.right, anchor="rm", **edge)
+    if count > 1:
+        draw.text((pad, height - pad), f"{index + 1}/{count}", anchor="ls", **edge)

@@ -1,0 +1,180 @@
+"""``report.html``: one self-contained page for the reader of one study.
+
+The page asks for nothing: scan, maps, style and script are inside, and its Content-Security-Policy forbids every
+network request and every script but its own (by hash). Text from files (paths, warnings) is escaped.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+from concurrent.futures import Executor, ThreadPoolExecutor
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup
+
+from pneumonai.pipeline.outputs import report_content as content
+from pneumonai.pipeline.outputs.files import write_bytes
+from pneumonai.pipeline.outputs.pictures import HEAT_OPACITY, INFECTION_RGB, montage
+from pneumonai.pipeline.outputs.sprites import (
+    data_address,
+    encode_heat_map,
+    encode_image,
+    encode_labels,
+    shown_slices,
+)
+from pneumonai.pipeline.outputs.views import Display, display_of, heat_colours, telling_slices
+from pneumonai.pipeline.result import Maps, Result
+from pneumonai.pipeline.study import Study
+
+_TILT_WORTH_TELLING = 5.0
+
+
+def write_report(study: Study, result: Result, maps: Maps, path: str | Path) -> None:
+    """Write the report of one study.
+
+    Args:
+        study: the study; its image is shown.
+        result: the answer; what is None is left out. ``result.files`` are linked, relative to the report's folder.
+        maps: what is laid over the image, each None or of the image's shape.
+        path: the file, usually ``OUTPUT/STUDY/report.html``.
+
+    Raises:
+        OutputError: the file cannot be written.
+        ValueError: a map's shape is not the image's.
+    """
+    display = display_of(study, maps)
+    style, script = _part("report_style.html"), _part("report_viewer.html")
+    with ThreadPoolExecutor(2) as threads:
+        stills = threads.submit(_stills, display)
+        data = _viewer_data(display, result, threads)
+    page = (
+        _environment()
+        .get_template("report.html")
+        .render(
+            result=result,
+            style=Markup(style),
+            script=Markup(script),
+            policy=_policy(style, script),
+            data=data,
+            planes=display.planes,
+            stills=stills.result(),
+            tilt=display.tilt_degrees if display.tilt_degrees > _TILT_WORTH_TELLING else None,
+            gradient=_gradient(),
+            infection_colour="#{:02x}{:02x}{:02x}".format(*INFECTION_RGB),
+            modality=content.MODALITY_WORDS.get(str(study.modality), str(study.modality)),
+            verdict=content.class_words(result.verdict) if result.verdict else None,
+            bars=content.class_bars(result),
+            lungs=content.lung_rows(result),
+            infection_sentence=content.infection_sentence(result),
+            densities=content.density_table(result),
+            chart=content.density_chart(result),
+            slices=content.slice_rows(result),
+            truth=content.truth_rows(result),
+            study_rows=content.study_rows(result),
+            timing=content.timing_rows(result),
+            files=content.file_links(result),
+            opacity=round(100 * HEAT_OPACITY),
+        )
+    )
+    write_bytes(path, page.encode())
+
+
+def _viewer_data(display: Display, result: Result, threads: Executor) -> dict[str, Any]:
+    """What the script needs: stacks, geometry, colours, where to begin. Axes: slice, row, column as displayed."""
+    image = encode_image(display, threads)
+    heat_map = encode_heat_map(display, threads)
+    labels = encode_labels(display, (image.rows, image.columns), threads)
+    shown = shown_slices(display)
+    size = (len(shown), image.rows, image.columns)
+    full = display.image.shape
+    start = [_centre(display, axis, full[axis]) / full[axis] for axis in range(3)]
+    return {
+        "size": size,
+        "extent": [n * mm for n, mm in zip(full, display.spacing, strict=True)],
+        "step": shown.step,
+        "positions": [display.positions(axis) for axis in range(3)],
+        "full": full,
+        "start": [min(n - 1, int(n * share)) for n, share in zip(size, start, strict=True)],
+        "planes": [vars(plane) for plane in display.planes],
+        "image": image.as_dict(),
+        "heat": heat_map.as_dict() if heat_map else None,
+        "labels": labels.as_dict() if labels else None,
+        "colours": heat_colours().ravel().tolist(),
+        "infection": INFECTION_RGB,
+        "boxes": result.boxes or [],
+        "has_lungs": display.lungs is not None,
+        "has_infection": display.infection is not None,
+        "is_hu": display.is_hu,
+    }
+
+
+def _centre(display: Display, axis: int, length: int) -> float:
+    """Where a view begins: the most telling plane, the middle where no map says."""
+    if all(array is None for array in (display.infection, display.heat_map, display.lungs)):
+        return length / 2
+    return telling_slices(display, axis, 1)[0] + 0.5
+
+
+def _stills(display: Display) -> list[dict[str, str]]:
+    """The most telling planes as pictures, for paper and for readers without a script."""
+    stills: list[dict[str, str]] = []
+    for plane in display.planes:
+        if plane.name == "sagittal" and len(display.planes) == 3:
+            continue
+        sheet, indices = montage(display, plane)
+        stream = io.BytesIO()
+        sheet.save(stream, format="JPEG", quality=80)
+        if plane.name == "picture":
+            words = "The picture with what is laid over"
+        else:
+            numbers = ", ".join(str(index + 1) for index in indices)
+            words = f"{plane.name.capitalize()} planes {numbers} of {display.image.shape[plane.axis]}"
+        stills.append({"src": data_address(stream.getvalue(), "JPEG"), "words": words})
+    return stills
+
+
+def _gradient() -> list[dict[str, Any]]:
+    """Stops of the heat map's legend."""
+    colours = heat_colours()
+    return [
+        {"offset": f"{100 * v // 255}%", "colour": "#{:02x}{:02x}{:02x}".format(*colours[v, :3].tolist())}
+        for v in range(0, 256, 15)
+    ]
+
+
+def _policy(style: str, script: str) -> str:
+    """Content-Security-Policy: no network, and only this style and this script."""
+
+    def hashed(text: str) -> str:
+        return "'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii") + "'"
+
+    return (
+        f"default-src 'none'; img-src data:; style-src {hashed(style)}; script-src {hashed(script)}; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+@lru_cache(maxsize=4)
+def _part(name: str) -> str:
+    """The inside of a style or script file: its text between the first line's tag and the last line's."""
+    lines = _source(name).strip().split("\n")
+    return "\n" + "\n".join(lines[1:-1]) + "\n"
+
+
+def _source(name: str) -> str:
+    return resources.files("pneumonai.pipeline.outputs").joinpath(name).read_text(encoding="utf-8")
+
+
+@lru_cache(maxsize=1)
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FunctionLoader(_source), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["percent"] = lambda share, digits=0: f"{100 * share:.{digits}f}\u00a0%"
+    return environment

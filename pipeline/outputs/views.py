@@ -1,0 +1,186 @@
+"""How a study is shown: its voxels in a radiologist's order, the lung window, and the heat map's colours.
+
+Radiological convention, whatever the study's own orientation: axial slices seen from the feet (the patient's right on
+the left of the picture, anterior up), coronal head up, sagittal head up with anterior on the left. The affine decides,
+by the axes nearest to the body's; oblique scans keep their own planes and the tilt is told.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import nibabel as nib
+import numpy as np
+
+from pneumonai.pipeline.result import Maps
+from pneumonai.pipeline.study import Modality, Study
+
+WINDOW_HU = (-1350.0, 150.0)
+"""The lung window: width 1500, level -600."""
+
+_SMALLEST_PLANE = 8
+_INFERNO = ("000004", "1b0c41", "4a0c6b", "781c6d", "a52c60", "cf4446", "ed6925", "fb9b06", "f7d13d", "fcffa4")
+_TRANSPARENT_BELOW, _OPAQUE_FROM = 0.08, 0.55
+
+
+@dataclass(frozen=True)
+class View:
+    """One plane of a display: the axis that is scrolled, and the marks at its edges (empty where unknown)."""
+
+    name: str
+    axis: int
+    left: str
+    right: str
+    top: str
+    bottom: str
+
+
+PLANES = (
+    View("axial", 0, "R", "L", "A", "P"),
+    View("coronal", 1, "R", "L", "H", "F"),
+    View("sagittal", 2, "A", "P", "H", "F"),
+)
+
+
+@dataclass(frozen=True)
+class Display:
+    """A study's arrays in display order: ``[slice (feet to head), row (to posterior), column (to the left)]``.
+
+    A picture is one slice, rows and columns as displayed. All arrays are views of the study's memory.
+
+    Attributes:
+        image: HU or grey values, three dimensions.
+        lungs, heat_map, infection: uint8 of the same shape, or None.
+        affine: 4 x 4, display index -> millimetres, RAS+; None for pictures and assumed geometry of one slice.
+        spacing: millimetres (1.0 each for pictures) between slices, rows, columns.
+        is_hu: True for CT volumes, shown in the lung window; False for grey values.
+    """
+
+    image: np.ndarray
+    lungs: np.ndarray | None
+    heat_map: np.ndarray | None
+    infection: np.ndarray | None
+    affine: np.ndarray | None
+    spacing: tuple[float, float, float]
+    is_hu: bool
+
+    @property
+    def planes(self) -> tuple[View, ...]:
+        """The planes worth showing: those at least 8 voxels wide and high."""
+        if self.affine is None:
+            return (View("picture", 0, "", "", "", ""),)
+        shape = self.image.shape
+        return tuple(p for p in PLANES if min(n for axis, n in enumerate(shape) if axis != p.axis) >= _SMALLEST_PLANE)
+
+    @property
+    def tilt_degrees(self) -> float:
+        """Largest angle between a scan axis and the body axis that it is shown as."""
+        if self.affine is None:
+            return 0.0
+        columns = self.affine[:3, :3] / np.linalg.norm(self.affine[:3, :3], axis=0)
+        along = np.abs(columns[[2, 1, 0], [0, 1, 2]])
+        return float(np.degrees(np.arccos(np.clip(along.min(), -1.0, 1.0))))
+
+    def positions(self, axis: int) -> tuple[float, float]:
+        """DICOM patient coordinate (mm; z, y or x) of index 0 along an axis through the middle, and its step."""
+        if self.affine is None:
+            return 0.0, 1.0
+        row, sign = ((2, 1.0), (1, -1.0), (0, -1.0))[axis]
+        middle = [(n - 1) / 2.0 for n in self.image.shape]
+        middle[axis] = 0.0
+        start = float(self.affine[row, :3] @ middle + self.affine[row, 3])
+        return sign * start, sign * float(self.affine[row, axis])
+
+    @cached_property
+    def window_table(self) -> np.ndarray | None:
+        """Grey value 0..255 of each int16 HU, indexed by its bits as uint16; None where the image is not int16."""
+        if self.image.dtype != np.int16 or not self.is_hu:
+            return None
+        values = np.arange(65536, dtype=np.uint16).view(np.int16).astype(np.float32)
+        return _window(values)
+
+    def grey(self, plane: np.ndarray) -> np.ndarray:
+        """A plane of ``image`` as uint8 grey, CT in the lung window, pictures as they are."""
+        table = self.window_table
+        if table is not None:
+            return table[plane.view(np.uint16)]
+        if self.is_hu:
+            return _window(plane.astype(np.float32))
+        return np.clip(np.rint(plane), 0, 255).astype(np.uint8)
+
+
+def display_of(study: Study, maps: Maps) -> Display:
+    """A study and its maps in display order (no voxel is copied)."""
+    maps_given = (maps.lungs, maps.heat_map, maps.infection)
+    for array in maps_given:
+        if array is not None and array.shape != study.image.shape:
+            raise ValueError(f"{study.id}: a map must have the image's shape {study.image.shape}, got {array.shape}")
+    if study.image.ndim == 2:
+        lifted = [None if array is None else array[np.newaxis] for array in maps_given]
+        is_hu = study.modality is Modality.CT and study.image.dtype != np.uint8
+        return Display(study.image[np.newaxis], *lifted, affine=None, spacing=(1.0, 1.0, 1.0), is_hu=is_hu)
+    orientations = nib.orientations
+    turn = orientations.ornt_transform(
+        orientations.io_orientation(study.affine), orientations.axcodes2ornt(("S", "P", "L"))
+    )
+    turned = [None if a is None else orientations.apply_orientation(a, turn) for a in (study.image, *maps_given)]
+    affine = study.affine @ orientations.inv_ornt_aff(turn, study.image.shape)
+    slices, rows, columns = np.linalg.norm(affine[:3, :3], axis=0).tolist()
+    return Display(*turned, affine=affine, spacing=(slices, rows, columns), is_hu=study.modality is Modality.CT)
+
+
+def heat_colours() -> np.ndarray:
+    """Colour of a heat map's values: uint8 ``[256, 4]``, red, green, blue, alpha.
+
+    The colours are matplotlib's inferno, interpolated between ten of its points; alpha is 0 below 0.08 of the range and
+    rises to 255 at 0.55, so that weak responses leave the scan readable.
+    """
+    points = np.array([[int(text[i : i + 2], 16) for i in (0, 2, 4)] for text in _INFERNO], dtype=np.float64)
+    values = np.linspace(0.0, 1.0, 256)
+    places = np.linspace(0.0, 1.0, len(points))
+    alpha = np.clip((values - _TRANSPARENT_BELOW) / (_OPAQUE_FROM - _TRANSPARENT_BELOW), 0.0, 1.0) * 255.0
+    channels = [np.interp(values, places, points[:, channel]) for channel in range(3)]
+    return np.rint(np.stack([*channels, alpha], axis=1)).astype(np.uint8)
+
+
+def telling_slices(display: Display, axis: int, count: int) -> list[int]:
+    """The planes along an axis that say most, in rising order.
+
+    Most infection where there is any, else the strongest heat, else the most lung, else evenly spread; no two nearer
+    than half of what an even spread would leave.
+    """
+    length = display.image.shape[axis]
+    count = min(count, length)
+    scores = _plane_scores(display, axis)
+    if scores is None:
+        return sorted({round((i + 0.5) * length / count - 0.5) for i in range(count)})
+    shown = np.flatnonzero(scores)
+    apart = max(1, (int(shown[-1]) - int(shown[0]) + 1) // (2 * count))
+    chosen: list[int] = []
+    for index in np.argsort(-scores, kind="stable").tolist():
+        if scores[index] > 0 and all(abs(index - other) >= apart for other in chosen):
+            chosen.append(index)
+        if len(chosen) == count:
+            break
+    return sorted(chosen)
+
+
+def _plane_scores(display: Display, axis: int) -> np.ndarray | None:
+    """Sum of the first map that has something, a plane each, from every fourth voxel within the plane."""
+    for array in (display.infection, display.heat_map, display.lungs):
+        if array is None:
+            continue
+        thin = tuple(slice(None) if a == axis or array.shape[a] < 32 else slice(None, None, 4) for a in range(3))
+        others = tuple(a for a in range(3) if a != axis)
+        weighted = array[thin] > 0 if array is not display.heat_map else array[thin]
+        scores: np.ndarray = weighted.sum(axis=others, dtype=np.int64)
+        if scores.any():
+            return scores
+    return None
+
+
+def _window(values: np.ndarray) -> np.ndarray:
+    low, high = WINDOW_HU
+    scaled = (values - low) * (255.0 / (high - low))
+    return np.rint(np.clip(scaled, 0.0, 255.0)).astype(np.uint8)
