@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from ignite.engine import Engine, Events
 from monai.handlers import EarlyStopHandler
 
@@ -45,7 +46,7 @@ def prepare_trainer(
     resume: bool,
     **objects: Any,
 ) -> None:
-    """Give a trainer its checkpoint a epoch and its early stop, and load the last checkpoint to resume.
+    """Give a trainer its checkpoint an epoch and its early stop, and load the last checkpoint to resume.
 
     Args:
         trainer: the trainer; its own state is saved with ``objects``.
@@ -60,6 +61,8 @@ def prepare_trainer(
     """
     path = Path(output_dir) / CHECKPOINT
     path.parent.mkdir(parents=True, exist_ok=True)
+    # A wrapped network (DDP) is saved as itself, so that one process can go on where several stopped.
+    objects = {name: getattr(item, "module", item) for name, item in objects.items()}
     key_metric = evaluator.state.key_metric_name
     stop = EarlyStopHandler(
         patience=patience,
@@ -70,7 +73,8 @@ def prepare_trainer(
     stop.attach(evaluator)
     if resume and path.exists():
         _load_checkpoint(path, trainer, evaluator, objects)
-    trainer.add_event_handler(Events.EPOCH_COMPLETED, _save_checkpoint, path, evaluator, objects)
+    if not dist.is_initialized() or dist.get_rank() == 0:
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, _save_checkpoint, path, evaluator, objects)
 
 
 def _save_checkpoint(trainer: Engine, path: Path, evaluator: Engine, objects: dict[str, Any]) -> None:
