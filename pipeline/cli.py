@@ -63,7 +63,7 @@ class PhantomKind(StrEnum):
 
 @app.callback()
 def _common(
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.", is_flag=True)] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
 ) -> None:
     if debug:
         os.environ["PNEUMONAI_DEBUG"] = "1"

@@ -1,0 +1,197 @@
+"""The main job on small studies: both entrances agree, maps lie on the study's grid, failures are recorded."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from pneumonai.pipeline.batch import run_batch
+from pneumonai.pipeline.bundle import find_bundle, inference_config
+from pneumonai.pipeline.errors import BundleError, OutputError, StudyError
+from pneumonai.pipeline.model import Model
+from pneumonai.pipeline.predict import Options, answer, open_for, predict_study, prepare
+from pneumonai.pipeline.sources import find_studies
+
+
+@pytest.fixture(scope="module")
+def model(small_bundle: Path) -> Model:
+    return Model(find_bundle(small_bundle), device="cpu", precision="fp32")
+
+
+def save(image: np.ndarray, affine: np.ndarray, path: Path) -> None:
+    """A NIfTI volume at a path whose folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(image, affine), path)
+
+
+def flip(image: np.ndarray, affine: np.ndarray, axes: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """The same study stored in the other direction along some axes."""
+    changed = affine.copy()
+    for axis in axes:
+        changed[:3, 3] += changed[:3, axis] * (image.shape[axis] - 1)
+        changed[:3, axis] *= -1
+    return np.ascontiguousarray(np.flip(image, axes)), changed
+
+
+def tilt(affine: np.ndarray, degrees: float) -> np.ndarray:
+    """The same voxels with the patient turned about the head-foot axis and nodding: an oblique grid."""
+    a = np.deg2rad(degrees)
+    about_z = np.array([[np.cos(a), -np.sin(a), 0], [np.sin(a), np.cos(a), 0], [0, 0, 1]])
+    about_x = np.array([[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]])
+    turned = affine.copy()
+    turned[:3] = about_z @ about_x @ affine[:3]
+    return turned
+
+
+@pytest.fixture(scope="module")
+def variants(small_phantom: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one patient stored four ways."""
+    folder = tmp_path_factory.mktemp("variants")
+    image, affine = small_phantom.image, small_phantom.affine
+    save(image, affine, folder / "a_plain.nii.gz")
+    save(*flip(image, affine, (0, 1)), folder / "b_flipped.nii.gz")
+    save(*flip(image, affine, (0, 2)), folder / "c_feet_first.nii.gz")
+    save(image, tilt(affine, 8.0), folder / "d_oblique.nii.gz")
+    return folder
+
+
+def test_predict_and_monai_bundle_run_agree(variants: Path, small_bundle: Path, model: Model, tmp_path: Path) -> None:
+    config = inference_config(
+        small_bundle, dataset_dir=str(variants), output_dir=str(tmp_path), device="$torch.device('cpu')"
+    )
+    dataset = config.get_parsed_content("dataset")
+    config.get_parsed_content("evaluator").run()
+    with (tmp_path / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    sources = find_studies([variants])
+    assert [Path(row["image"]).name for row in rows] == [Path(s.path).name for s in sources]
+    for source, item, row in zip(sources, dataset, rows, strict=True):
+        prepared = prepare(open_for(model.bundle, source, Options()), model)
+        assert torch.equal(prepared.item["image"].as_tensor(), item["image"].as_tensor())
+        result, _ = answer(prepared, model, Options())
+        assert result.classes is not None
+        for one in result.classes:
+            assert float(row[f"p_{one['name']}"]) == pytest.approx(one["probability"], abs=1e-5)
+
+
+def test_how_a_study_is_stored_does_not_change_its_answer(variants: Path, model: Model) -> None:
+    results = [
+        predict_study(variants / f"{name}.nii.gz", model=model) for name in ("a_plain", "b_flipped", "c_feet_first")
+    ]
+    for other in results[1:]:
+        assert other.classes == results[0].classes
+        assert other.lungs == results[0].lungs
+
+
+def test_files_lie_on_the_study_s_own_grid(variants: Path, model: Model, tmp_path: Path) -> None:
+    source = nib.load(variants / "c_feet_first.nii.gz")
+    predict_study(variants / "c_feet_first.nii.gz", model=model, output=tmp_path)
+    folder = tmp_path / "c_feet_first"
+    for name in ("lungs.nii.gz", "heat_map.nii.gz"):
+        written = nib.load(folder / name)
+        assert written.shape == source.shape
+        np.testing.assert_allclose(written.affine, source.affine, atol=1e-4)
+    lungs, heat_map = (np.asarray(nib.load(folder / n).dataobj) for n in ("lungs.nii.gz", "heat_map.nii.gz"))
+    assert set(np.unique(lungs)) == {0, 1, 2}
+    assert 0.9 < heat_map.max() <= 1.0
+    result = json.loads((folder / "result.json").read_text())
+    assert sorted(result["files"]) == sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    assert result["notice"] == "trained on synthetic phantoms, not for clinical use"
+    assert "not for clinical use" in (folder / "report.html").read_text()
+    assert [p.name for p in tmp_path.iterdir()] == ["c_feet_first"]
+
+
+def batch(folder: Path, bundle: Path, output: Path, model: Model, *, resume: bool = False) -> list[Any]:
+    return list(
+        run_batch(
+            find_studies([folder]),
+            find_bundle(bundle),
+            output,
+            Options(report=False),
+            lambda: model,
+            resume=resume,
+        )
+    )
+
+
+def test_a_failure_is_recorded_and_the_rest_goes_on(
+    small_phantom: Any, small_bundle: Path, model: Model, tmp_path: Path
+) -> None:
+    studies, output = tmp_path / "studies", tmp_path / "output"
+    save(small_phantom.image, small_phantom.affine, studies / "good.nii.gz")
+    save(np.full((64, 64, 40), -1000, np.int16), np.diag([3.0, 3, 5, 1]), studies / "air.nii.gz")
+    save(small_phantom.image, small_phantom.affine, studies / "zzz.nii.gz")
+    outcomes = batch(studies, small_bundle, output, model)
+    assert [outcome.source.id for outcome in outcomes] == ["air", "good", "zzz"]
+    assert isinstance(outcomes[0].error, StudyError)
+    assert outcomes[0].error.line().startswith("air: ")
+    with (output / "summary.csv").open(newline="") as file:
+        rows = {row["study"]: row for row in csv.DictReader(file)}
+    assert [rows[name]["status"] for name in ("air", "good", "zzz")] == ["failed", "done", "done"]
+    assert "lung" in rows["air"]["error"]
+    assert float(rows["good"]["p_normal"]) + float(rows["good"]["p_ncp"]) + float(
+        rows["good"]["p_cp"]
+    ) == pytest.approx(1, abs=1e-3)
+    assert not (output / "air").exists()
+
+
+def test_resume_skips_what_is_answered_and_only_that(
+    small_phantom: Any, small_bundle: Path, model: Model, tmp_path: Path
+) -> None:
+    studies, output = tmp_path / "studies", tmp_path / "output"
+    save(small_phantom.image, small_phantom.affine, studies / "one.nii.gz")
+    save(small_phantom.image, small_phantom.affine, studies / "two.nii.gz")
+    batch(studies, small_bundle, output, model)
+    assert [o.skipped for o in batch(studies, small_bundle, output, model, resume=True)] == [True, True]
+    save(small_phantom.image - np.int16(3), small_phantom.affine, studies / "two.nii.gz")
+    outcomes = {o.source.id: o for o in batch(studies, small_bundle, output, model, resume=True)}
+    assert {name: o.skipped for name, o in outcomes.items()} == {"one": True, "two": False}
+    path = output / "one" / "result.json"
+    path.write_text(path.read_text().replace('"small_bundle"', '"another"'))
+    with pytest.raises(OutputError, match="another bundle"):
+        batch(studies, small_bundle, output, model, resume=True)
+
+
+def test_identifiers_are_written_only_when_asked_for(
+    small_phantom: Any, model: Model, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from pneumonai.pipeline.phantom.write import write_dicom
+
+    write_dicom(small_phantom, tmp_path / "scan")
+    opened = open_for(model.bundle, tmp_path / "scan", Options())
+    name = opened.study.identifiers["PatientName"]
+    assert name
+    predict_study(tmp_path / "scan", model=model, output=tmp_path / "out")
+    written = b"".join(p.read_bytes() for p in (tmp_path / "out").rglob("*") if p.is_file())
+    assert name.encode() not in written
+    assert name not in caplog.text
+    result = predict_study(tmp_path / "scan", model=model, options=Options(with_identifiers=True, report=False))
+    assert result.study["identifiers"]["PatientName"] == name
+
+
+def test_an_output_that_cannot_be_written_leaves_nothing(small_study: Path, model: Model, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OutputError):
+        predict_study(small_study, model=model, output=tmp_path / "file" / "out", options=Options(report=False))
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_a_bundle_without_usable_weights_is_refused(small_bundle: Path, tmp_path: Path) -> None:
+    import shutil
+
+    copy = tmp_path / "broken"
+    shutil.copytree(small_bundle, copy)
+    weights = copy / "models" / "model.pt"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(BundleError, match=r"broken: the weights file model\.pt is corrupt"):
+        Model(find_bundle(copy), device="cpu", precision="fp32")
+    weights.unlink()
+    with pytest.raises(BundleError, match="broken: there is no weights file"):
+        Model(find_bundle(copy), device="cpu", precision="fp32")
