@@ -16,7 +16,8 @@ from pneumonai.pipeline.study import Study
 INFECTION_RGB = (64, 224, 208)
 """Colour of the infection mask in pictures and report."""
 
-HEAT_OPACITY = 0.55
+HEAT_OPACITY = 0.5
+"""Of the strongest response, in pictures and where the report begins."""
 _INFECTION_OPACITY = 0.45
 _TILES = {"axial": (2, 3), "coronal": (1, 3), "sagittal": (1, 3), "picture": (1, 1)}
 _TILE_WIDTH = 360

@@ -58,6 +58,7 @@ def write_report(study: Study, result: Result, maps: Maps, path: str | Path) -> 
         .get_template("report.html")
         .render(
             result=result,
+            # Ours and safe as it is; nothing in it comes from a study.
             style=Markup(style),
             script=Markup(script),
             policy=_policy(style, script),

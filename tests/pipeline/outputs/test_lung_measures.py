@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from pneumonai.pipeline.outputs.lung_measures import hu_histogram, infection_measures, lung_measures
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from PIL import Image
+
 from pneumonai.pipeline.errors import OutputError
 from pneumonai.pipeline.outputs import nifti
 from pneumonai.pipeline.outputs.nifti import write_map, write_maps

@@ -7,6 +7,7 @@ from pathlib import Path
 import jsonschema
 import numpy as np
 import pytest
+
 from pneumonai.pipeline.errors import OutputError
 from pneumonai.pipeline.outputs.result_json import describe_study, read_json, result_schema, write_json
 from pneumonai.pipeline.result import Result

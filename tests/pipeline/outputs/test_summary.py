@@ -4,6 +4,7 @@ import csv
 from pathlib import Path
 
 import pytest
+
 from pneumonai.pipeline.errors import OutputError
 from pneumonai.pipeline.outputs.summary import Summary
 from pneumonai.pipeline.result import Result
