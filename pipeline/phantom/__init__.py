@@ -4,7 +4,21 @@
 Needs numpy and scipy alone; the writers import what they write with when they are called.
 """
 
+from pneumonai.pipeline.phantom.dataset import write_dataset
 from pneumonai.pipeline.phantom.patient import Kind
 from pneumonai.pipeline.phantom.phantom import Phantom, make_phantom
+from pneumonai.pipeline.phantom.projections import project_masks, project_xray
+from pneumonai.pipeline.phantom.write import write_dicom, write_nifti, write_slices, write_xray
 
-__all__ = ["Kind", "Phantom", "make_phantom"]
+__all__ = [
+    "Kind",
+    "Phantom",
+    "make_phantom",
+    "project_masks",
+    "project_xray",
+    "write_dataset",
+    "write_dicom",
+    "write_nifti",
+    "write_slices",
+    "write_xray",
+]

@@ -6,13 +6,14 @@ Every field is smooth, so the image's grid gets it by interpolation and cuts it 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
 from pneumonai.pipeline.phantom.grid import Grid, smooth_noise
 from pneumonai.pipeline.phantom.patient import Patient
 
-COARSE_MM = 4.0
+COARSE_MM = 5.0
 
 
 @dataclass(frozen=True)
@@ -83,10 +84,10 @@ def _ellipsoid(frame: Frame, centre: tuple[float, float, float], radii: tuple[fl
 def _tube(frame: Frame, points: list[tuple[float, float, float]], radius: float) -> np.ndarray:
     """Depth inside a tube along a polyline, mm."""
     depth = np.full(np.broadcast_shapes(frame.x.shape, frame.z.shape), -1e3, np.float32)
-    for start, end in zip(points[:-1], points[1:], strict=True):
-        step = np.subtract(end, start)
+    for start, end in pairwise(points):
+        step = [float(b - a) for a, b in zip(start, end, strict=True)]
         dx, dy, dz = frame.x - start[0], frame.y - start[1], frame.z - start[2]
-        along = np.clip((dx * step[0] + dy * step[1] + dz * step[2]) / float(step @ step), 0, 1).astype(np.float32)
+        along = np.clip((dx * step[0] + dy * step[1] + dz * step[2]) / sum(s * s for s in step), 0, 1)
         distance = (dx - along * step[0]) ** 2 + (dy - along * step[1]) ** 2 + (dz - along * step[2]) ** 2
         np.maximum(depth, np.float32(radius) - np.sqrt(distance), out=depth)
     return depth.astype(np.float32)
@@ -110,7 +111,7 @@ def _heart(patient: Patient, frame: Frame) -> tuple[np.ndarray, np.ndarray]:
     """Depth inside the heart and inside the great vessels, mm."""
     base = 0.5 * (patient.dome_right + patient.dome_left)
     centre_y, centre_z = -0.26 * patient.half_depth, base + 0.62 * patient.heart[2]
-    cos, sin = np.cos(0.55), np.sin(0.55)
+    cos, sin = float(np.cos(0.55)), float(np.sin(0.55))
     dx, dy = frame.x - patient.heart_shift, frame.y - centre_y
     turned = Frame(cos * dx - sin * dy, sin * dx + cos * dy, frame.z - centre_z + 0.25 * dx, *([frame.z] * 3))
     heart = _ellipsoid(turned, (0, 0, 0), patient.heart)
@@ -145,7 +146,8 @@ def _lung(
     half = np.interp(u, knots, widths).astype(np.float32)
     front = np.clip((-u - 0.1) / 0.5, 0, 1)
     # Above the manubrium and at the diaphragm the lungs part again.
-    half = half + front * (28 * np.clip((t - 0.80) / 0.15, 0, 1) + 22 * np.clip((0.34 - t) / 0.2, 0, 1))
+    half = half + front * (16 * np.clip((t - 0.80) / 0.15, 0, 1) + 20 * np.clip((0.34 - t) / 0.2, 0, 1))
+    half = half + (3.5 if side == 1 else -1.5) * (1 - front)
     shifted = frame.x - front * np.float32(patient.junction_shift)
     lung = np.minimum(cavity - 1.5, side * shifted - half)
     lung = np.minimum(lung, 0.85 * above - 1.0)

@@ -86,14 +86,15 @@ def draw_patient(rng: np.random.Generator) -> Patient:
         return float(strength) if present else 0.0
 
     size = rng.normal(1.0, 0.06)
-    height = float(np.clip(rng.normal(245, 16) * size, 200, 295))
+    height = float(np.clip(rng.normal(255, 16) * size, 205, 290))
     breath = float(rng.beta(2.2, 1.5))  # 0 poor, 1 full inspiration
-    dome = height * (0.40 - 0.17 * breath)
-    elevated = some(0.15, 0.10, 0.22) * height * rng.choice([-1, 1])
+    dome = height * (0.34 - 0.15 * breath)
+    elevated = some(0.15, 0.08, 0.16) * height * rng.choice([-1, 1])
+    elevated = min(elevated, 0.09 * height)
     female = rng.random() < 0.5
     return Patient(
-        half_width=float(np.clip(rng.normal(131, 7) * size, 110, 152)),
-        half_depth=float(np.clip(rng.normal(90, 7) * size, 74, 110)),
+        half_width=float(np.clip(rng.normal(138, 7) * size, 116, 152)),
+        half_depth=float(np.clip(rng.normal(97, 7) * size, 80, 110)),
         height=height,
         squareness=rng.uniform(2.05, 2.5),
         fat=float(np.clip(rng.lognormal(np.log(14), 0.5), 5, 38)),
@@ -106,7 +107,7 @@ def draw_patient(rng: np.random.Generator) -> Patient:
         junction_shift=rng.uniform(-8, 10),
         mediastinum=rng.uniform(22, 30) * size,
         heart=(rng.uniform(54, 68) * size, rng.uniform(40, 49) * size, rng.uniform(46, 58) * size),
-        heart_shift=rng.uniform(10, 24),
+        heart_shift=rng.uniform(17, 29),
         trachea=rng.uniform(7, 9.5) * size,
         oblique=rng.uniform(0.36, 0.46),
         horizontal=rng.uniform(0.42, 0.54),

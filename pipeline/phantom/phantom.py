@@ -152,8 +152,10 @@ def _body(patient: Patient, grid: Grid, coarse: Grid, anatomy: Anatomy, rng: np.
     _lay(image, full["skin"], edge, -102.0 + 6 * texture)
     _lay(image, 3.0 - np.abs(full["skin"] - 1.0), edge, 15.0)
     # Planes of fat run between the muscles outside the ribs.
-    _lay(image, full["muscle"], edge, np.where(texture > 1.15, np.float32(-70), 50 + 6 * texture))
-    _lay(image, full["cavity"] - 2.0, edge, -95.0 + 5 * texture)
+    _lay(image, full["muscle"], edge, 50 - 95 * np.clip(1.4 - np.abs(texture - 0.9) / 0.12, 0, 1))
+    # Fat around the heart and vessels; muscle beside the spine and above the inlet of the chest.
+    solid = np.maximum(occupancy(y - patient.spine + 8, 12.0), occupancy(z - 0.9 * patient.height, 20.0))
+    _lay(image, full["cavity"] - 2.0, edge, 140 * solid - 92.0 + 6 * texture)
     _lay(image, full["organs"], edge, 55.0 + 3 * texture)
     _lay(image, full["stomach"], edge, 25.0 + 8 * texture)
     _lay(image, full["gas"], edge, -960.0)
@@ -223,8 +225,8 @@ def _parenchyma(
         places = np.argwhere(field > 2.5)
         draw = places[rng.choice(len(places), 520, replace=False)] + rng.uniform(-0.5, 0.5, (520, 3))
         targets = np.array(coarse.origin) + draw * COARSE_MM
-        arteries = branch(rng, root + (0, -4, 2), targets[:280], 7.0 * patient.vessels)
-        veins = branch(rng, root + (0, -10, -22), targets[280:470], 6.0 * patient.vessels)
+        arteries = branch(rng, root + np.array([0, -4, 2]), targets[:280], 7.0 * patient.vessels)
+        veins = branch(rng, root + np.array([0, -10, -22]), targets[280:470], 6.0 * patient.vessels)
         paint_tubes(vessels, grid, arteries + veins)
         bronchi = branch(rng, root, targets[470:], 4.6)
         paint_tubes(wall, grid, [(a, b, r + 0.9, s + 0.7) for a, b, r, s in bronchi])
@@ -239,7 +241,7 @@ def _fissure_depths(patient: Patient, grid: Grid, noise: np.ndarray | float) -> 
     """Height above the oblique and above the horizontal fissure, mm."""
     frame = make_frame(patient, grid)
     slope = 0.40 * patient.height / patient.half_depth
-    oblique = (frame.z - patient.oblique * patient.height - slope * frame.y) / np.hypot(1, slope)
+    oblique = (frame.z - patient.oblique * patient.height - slope * frame.y) / float(np.hypot(1, slope))
     across = np.abs(frame.x) / patient.half_width
     horizontal = frame.z - patient.horizontal * patient.height + 14 * across**2
     return oblique + 2.5 * noise, horizontal + 2.5 * noise

@@ -36,7 +36,7 @@ def main_airways(patient: Patient) -> list[Segment]:
 def branch(rng: np.random.Generator, root: np.ndarray, targets: np.ndarray, radius: float) -> list[Segment]:
     """A tree from ``root`` to all ``targets`` ``[n, 3]`` that halves them along their longest axis at each fork.
 
-    Radii follow Murray's law (the cube of the radius is shared out among the branches), with 0.45 mm at least.
+    Radii follow Murray's law (the cube of the radius is shared out among the branches), with 0.6 mm at least.
     """
     total, segments = len(targets), []
     stack = [(np.asarray(root, float), targets, radius)]
@@ -44,10 +44,10 @@ def branch(rng: np.random.Generator, root: np.ndarray, targets: np.ndarray, radi
         start, group, width = stack.pop()
         if len(group) == 1:
             bend = 0.5 * (start + group[0]) + rng.normal(0, 0.06, 3) * np.linalg.norm(group[0] - start)
-            segments += [(start, bend, width, 0.8 * width), (bend, group[0], 0.8 * width, 0.45)]
+            segments += [(start, bend, width, 0.8 * width), (bend, group[0], 0.8 * width, 0.6)]
             continue
         fork = start + rng.uniform(0.32, 0.5) * (group.mean(axis=0) - start) + rng.normal(0, 1.0, 3)
-        own = max(0.45, radius * (len(group) / total) ** (1 / 3))
+        own = max(0.6, radius * (len(group) / total) ** (1 / 3))
         segments.append((start, fork, width, own))
         axis = int(np.argmax(group.std(axis=0)))
         order = np.argsort(group[:, axis], kind="stable")
@@ -85,18 +85,18 @@ def ribs(patient: Patient) -> tuple[list[Segment], list[Segment]]:
 def _girdle(patient: Patient) -> list[Segment]:
     """Sternum, clavicles and scapulae as bundles of thin tubes."""
     h, segments = patient.height, []
-    for x in (-9, 0, 9):
+    for x in (-11, -5.5, 0, 5.5, 11):
         heights = np.linspace(0.36, 0.84, 8) * h
         _, depth, centre = cavity_profile(patient, heights)
         front = [(float(x), float(c - d - 7), float(z)) for c, d, z in zip(centre, depth, heights, strict=True)]
         segments += _polyline(patient, front, [5.0] * len(front))
-    width, depth, _ = cavity_profile(patient, np.array([0.8 * h]))
+    _, depth, _ = cavity_profile(patient, np.array([0.8 * h]))
     for side in (-1, 1):
         inner = (side * 16.0, float(-depth[0]) - 2, 0.86 * h)
         outer = (side * (0.95 * patient.half_width), -10.0, 1.02 * h)
         segments += _polyline(patient, [inner, (side * 60.0, float(-depth[0]) - 4, 0.92 * h), outer], [5.5, 5.0, 5.5])
-        for step in np.linspace(0, 1, 7):
+        for step in np.linspace(0, 1, 15):
             top = (side * (62 + 44 * step), patient.half_depth * (1.02 - 0.30 * step), (0.93 - 0.04 * step) * h)
             bottom = (side * (72 + 38 * step), patient.half_depth * (1.16 - 0.30 * step), (0.60 + 0.20 * step) * h)
-            segments += _polyline(patient, [top, bottom], [2.2, 2.0])
+            segments += _polyline(patient, [top, bottom], [2.8, 2.4])
     return segments

@@ -1,0 +1,139 @@
+"""Many phantoms on disk with a datalist, for training; a broken run goes on where it stopped."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+from pneumonai.pipeline.phantom.patient import Kind
+from pneumonai.pipeline.phantom.phantom import Phantom, make_phantom
+from pneumonai.pipeline.phantom.write import write_dicom, write_nifti, write_slices, write_xray
+
+#: The datalist's parts, in the order in which they take their seeds.
+PARTS = ("training", "validation", "test")
+FORMS = ("nifti", "dicom", "xray", "slices")
+
+
+def _write(form: str, phantom: Phantom, folder: Path) -> list[dict[str, str]]:
+    """Write one phantom in a form; its entries' paths, relative to the folder."""
+    if form == "nifti":
+        write_nifti(phantom, folder)
+        name = phantom.name
+        files = {"image": name, "mask": f"{name}_infection", "lungs": f"{name}_lungs"}
+        return [{key: f"{value}.nii.gz" for key, value in files.items()}]
+    if form == "dicom":
+        write_dicom(phantom, folder / phantom.name)
+        write_nifti(phantom, folder / "truth")
+        truth = f"truth/{phantom.name}"
+        masks = {"mask": f"{truth}_infection.nii.gz", "lungs": f"{truth}_lungs.nii.gz"}
+        return [{"image": phantom.name, **masks}]
+    pictures = [write_xray(phantom, folder)[0]] if form == "xray" else write_slices(phantom, folder)
+    return [
+        {"image": path.name, "mask": f"{path.stem}_infection.png", "lungs": f"{path.stem}_lungs.png"}
+        for path in pictures
+    ]
+
+
+def _finished(folder: Path, record: Path, recipe: dict[str, object]) -> list[dict[str, object]] | None:
+    """The entries of a phantom that a former run finished by the same recipe, or None."""
+    try:
+        stored = json.loads(record.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if stored.get("recipe") != recipe:
+        return None
+    entries = stored["entries"]
+    there = all((folder / entry[key]).exists() for entry in entries for key in ("image", "mask", "lungs"))
+    return entries if there else None
+
+
+def _make(folder: Path, kind: Kind, seed: int, shape: tuple[int, int, int], form: str) -> list[dict[str, object]]:
+    """Write one phantom unless it is there; its entries for the datalist."""
+    recipe: dict[str, object] = {"kind": kind.value, "seed": seed, "shape": list(shape), "form": form}
+    record = folder / ".finished" / f"{kind.value}_{seed:04d}.json"
+    entries = _finished(folder, record, recipe)
+    if entries is None:
+        phantom = make_phantom(kind, seed, shape=shape)
+        patient = f"phantom-{phantom.name}"
+        entries = [{**files, "label": phantom.label, "patient_id": patient} for files in _write(form, phantom, folder)]
+        _write_json(record, {"recipe": recipe, "entries": entries})
+    return entries
+
+
+def _write_json(path: Path, content: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".partial.{os.getpid()}.{path.name}")
+    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def write_dataset(
+    folder: str | Path,
+    *,
+    counts: Mapping[str, int],
+    kinds: Sequence[Kind | str] = tuple(Kind),
+    first_seed: int = 0,
+    shape: tuple[int, int, int] = (256, 256, 96),
+    form: str = "nifti",
+    workers: int = 2,
+    progress: bool = True,
+) -> Path:
+    """Write phantoms and their ``datalist.json``; finished phantoms are skipped.
+
+    Args:
+        folder: where; made if missing.
+        counts: phantoms of each kind in each part, such as ``{"training": 100, "validation": 20, "test": 20}``.
+        kinds: which kinds.
+        first_seed: the training part's first seed; the parts follow one another, so no seed is in two parts.
+        shape: of each volume.
+        form: ``nifti``, ``dicom`` (one folder a study), ``xray`` or ``slices``.
+        workers: processes; 1 works in this one.
+        progress: show a progress bar on standard error.
+
+    Returns:
+        The datalist: ``{"training": [{"image", "label", "mask", "lungs", "patient_id"}, ...], "validation": ...,
+        "test": ...}`` with paths relative to it and integer labels.
+
+    Raises:
+        ValueError: for an unknown form or part, or a negative count or seed.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    if form not in FORMS:
+        raise ValueError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
+    if set(counts) - set(PARTS) or any(count < 0 for count in counts.values()) or first_seed < 0:
+        raise ValueError(f"counts must be 0 or more for {', '.join(PARTS)}, got {dict(counts)} from seed {first_seed}")
+    folder, chosen = Path(folder), [Kind(kind) for kind in kinds]
+    jobs, seed = [], first_seed
+    for part in PARTS:
+        number = counts.get(part, 0)
+        jobs += [(part, kind, seed + index) for index in range(number) for kind in chosen]
+        seed += number
+    found: dict[int, list[dict[str, object]]] = {}
+    with Progress(console=Console(stderr=True), disable=not progress) as bar:
+        task = bar.add_task("Making phantoms", total=len(jobs))
+        if workers <= 1:
+            for index, (_, kind, number) in enumerate(jobs):
+                found[index] = _make(folder, kind, number, shape, form)
+                bar.advance(task)
+        else:
+            # Spawned, not forked: the caller may hold threads (PyTorch's, say).
+            with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+                futures = {
+                    pool.submit(_make, folder, kind, number, shape, form): index
+                    for index, (_, kind, number) in enumerate(jobs)
+                }
+                for future in as_completed(futures):
+                    found[futures[future]] = future.result()
+                    bar.advance(task)
+    datalist: dict[str, list[dict[str, object]]] = {part: [] for part in PARTS}
+    for index, (part, _, _) in enumerate(jobs):
+        datalist[part] += found[index]
+    path = folder / "datalist.json"
+    _write_json(path, datalist)
+    return path
