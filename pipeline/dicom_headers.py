@@ -6,12 +6,13 @@ values (a patient's name among them) for files that break the standard in ways t
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pydicom
 from pydicom.dataset import Dataset
@@ -24,6 +25,7 @@ THREADS = max(2, min(8, os.cpu_count() or 2))
 IMPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2"
 MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
 DICOM_ENDINGS = (".dcm", ".dicom", ".ima")
+CHEST_WORDS = ("CHEST", "THORAX", "THOR", "LUNG", "TRUNK", "BODY", "ABDOMEN", "TORSO")
 IDENTIFIERS = ("PatientName", "PatientID", "PatientBirthDate", "AccessionNumber", "InstitutionName")
 
 TAGS = {
@@ -64,7 +66,24 @@ TAGS = {
     "rescale_type": 0x00281054,
     "lossy": 0x00282110,
 }
-_PIXEL_TAGS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
+_BINARY = (
+    "samples",
+    "rows",
+    "columns",
+    "bits_allocated",
+    "bits_stored",
+    "high_bit",
+    "signed",
+    "padding",
+    "padding_limit",
+)
+_ALL_TAGS = frozenset(BaseTag(tag) for tag in TAGS.values())
+_BRIEF_TAGS = frozenset(
+    BaseTag(TAGS[name]) for name in ("sop_class", "patient_name", "patient_id", "study_uid", "series_uid")
+)
+_FIRST_PIXEL_TAG = 0x7FE00008
+# Most headers fit; one read a file, and the rest of the file stays on the disk.
+_START_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,19 +146,21 @@ class BriefHeader:
     patient: str
 
 
-def _bytes(dataset: Dataset, tag: int) -> bytes:
-    element = dataset.get_item(BaseTag(tag)) if tag in dataset else None
-    value = getattr(element, "value", None)
-    return value if isinstance(value, bytes) else b"" if value is None else str(value).encode()
+def _elements(dataset: Dataset) -> dict[int, Any]:
+    """The elements as they were read, not converted."""
+    return {int(tag): element for tag, element in dataset.items()}
 
 
-def _text(dataset: Dataset, tag: int) -> str:
-    raw = _bytes(dataset, tag)
+def _text(elements: dict[int, Any], tag: int) -> str:
+    value = getattr(elements.get(tag), "value", None)
+    if value is None:
+        return ""
+    raw = value if isinstance(value, bytes) else str(value).encode()
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError:
         text = raw.decode("latin-1")
-    return "".join(c for c in text if c.isprintable()).strip()
+    return text.strip("\0 ") if text.isprintable() else "".join(c for c in text if c.isprintable()).strip()
 
 
 def _numbers(text: str) -> tuple[float, ...]:
@@ -159,17 +180,13 @@ def _whole(text: str) -> int:
     return int(number) if number is not None and abs(number) < 2**31 else 0
 
 
-def _short(dataset: Dataset, tag: int, default: int = 0, *, signed: bool = False) -> int:
-    element = dataset.get_item(BaseTag(tag)) if tag in dataset else None
+def _short(elements: dict[int, Any], tag: int, *, signed: bool = False) -> int | None:
+    element = elements.get(tag)
     value = getattr(element, "value", None)
     if not isinstance(value, bytes) or len(value) < 2:
-        return default
+        return None
     little = bool(getattr(element, "is_little_endian", True))
     return int.from_bytes(value[:2], "little" if little else "big", signed=signed)
-
-
-def _optional_short(dataset: Dataset, tag: int, *, signed: bool) -> int | None:
-    return _short(dataset, tag, signed=signed) if _bytes(dataset, tag) else None
 
 
 def is_dicom_name(path: str | Path) -> bool:
@@ -186,17 +203,25 @@ def has_dicom_mark(path: str | Path) -> bool:
         return False
 
 
-def _read(path: str, tags: Iterable[int], stop: int) -> tuple[Dataset, int]:
+def _read(path: str, tags: frozenset[BaseTag], stop: int) -> tuple[Dataset, int]:
     """The header up to (not including) tag ``stop``, and the offset in the file where reading stopped."""
     with Path(path).open("rb") as file:
-        force = is_dicom_name(path)
-        dataset = pydicom.filereader.read_partial(
-            file,
-            stop_when=lambda tag, _vr, _length: tag >= stop,
-            force=force,
-            specific_tags=[BaseTag(tag) for tag in tags],
-        )
-        return dataset, file.tell()
+        start = file.read(_START_BYTES)
+        dataset, offset = _parse(io.BytesIO(start), path, tags, stop)
+        if offset >= len(start) == _START_BYTES:
+            file.seek(0)
+            dataset, offset = _parse(file, path, tags, stop)
+        return dataset, offset
+
+
+def _parse(file: BinaryIO, path: str, tags: frozenset[BaseTag], stop: int) -> tuple[Dataset, int]:
+    dataset = pydicom.filereader.read_partial(
+        file,
+        stop_when=lambda tag, _vr, _length: int(tag) >= stop,
+        force=is_dicom_name(path),
+        specific_tags=tags,
+    )
+    return dataset, file.tell()
 
 
 def _damaged(path: str, error: BaseException) -> StudyError:
@@ -213,19 +238,19 @@ def read_brief(path: str) -> BriefHeader | StudyError | None:
 
     Errors are returned, not raised, so that one bad file does not hide the others of a folder.
     """
-    wanted = [TAGS[name] for name in ("sop_class", "patient_name", "patient_id", "study_uid", "series_uid")]
     try:
-        dataset, _ = _read(path, wanted, stop=0x0020000F)
+        dataset, _ = _read(path, _BRIEF_TAGS, stop=0x0020000F)
+        elements = _elements(dataset)
     except Exception as error:
         return _damaged(path, error)
-    sop_class = _text(dataset, TAGS["sop_class"])
+    sop_class = _text(elements, TAGS["sop_class"])
     media = str(getattr(dataset.file_meta, "MediaStorageSOPClassUID", "")) if hasattr(dataset, "file_meta") else ""
     if MEDIA_DIRECTORY in (sop_class, media):
         return None
-    study_uid, series_uid = _text(dataset, TAGS["study_uid"]), _text(dataset, TAGS["series_uid"])
+    study_uid, series_uid = _text(elements, TAGS["study_uid"]), _text(elements, TAGS["series_uid"])
     if not sop_class.startswith("1.2.840.10008.") or not series_uid:
         return _damaged(path, InvalidDicomError())
-    patient = _text(dataset, TAGS["patient_id"]) or _text(dataset, TAGS["patient_name"])
+    patient = _text(elements, TAGS["patient_id"]) or _text(elements, TAGS["patient_name"])
     return BriefHeader(path, study_uid, series_uid, patient)
 
 
@@ -236,7 +261,7 @@ def read_headers(path: str) -> list[SliceHeader]:
         StudyError: the file is no DICOM file, or its header is damaged.
     """
     try:
-        dataset, offset = _read(path, TAGS.values(), stop=_PIXEL_TAGS[0])
+        dataset, offset = _read(path, _ALL_TAGS, stop=_FIRST_PIXEL_TAG)
         meta = getattr(dataset, "file_meta", None)
         syntax = str(getattr(meta, "TransferSyntaxUID", "") or IMPLICIT_LITTLE_ENDIAN)
         header = _header(path, dataset, syntax, offset)
@@ -255,9 +280,11 @@ def read_headers(path: str) -> list[SliceHeader]:
 
 
 def _header(path: str, dataset: Dataset, syntax: str, offset: int) -> SliceHeader:
-    text = {name: _text(dataset, tag) for name, tag in TAGS.items()}
-    signed = _short(dataset, TAGS["signed"]) == 1
-    bits = _short(dataset, TAGS["bits_stored"], 16)
+    elements = _elements(dataset)
+    text = {name: _text(elements, tag) for name, tag in TAGS.items() if name not in _BINARY}
+    number = {name: _short(elements, TAGS[name]) for name in _BINARY}
+    signed = number["signed"] == 1
+    bits = number["bits_stored"] or 16
     return SliceHeader(
         path=path,
         frame=0,
@@ -284,16 +311,16 @@ def _header(path: str, dataset: Dataset, syntax: str, offset: int) -> SliceHeade
         position=_exactly(_numbers(text["position"]), 3),
         orientation=_exactly(_numbers(text["orientation"]), 6),
         pixel_spacing=_exactly(_numbers(text["pixel_spacing"]), 2),
-        rows=_short(dataset, TAGS["rows"]),
-        columns=_short(dataset, TAGS["columns"]),
-        samples=_short(dataset, TAGS["samples"], 1),
+        rows=number["rows"] or 0,
+        columns=number["columns"] or 0,
+        samples=number["samples"] or 1,
         photometric=text["photometric"].upper(),
-        bits_allocated=_short(dataset, TAGS["bits_allocated"], 16),
+        bits_allocated=number["bits_allocated"] or 16,
         bits_stored=bits,
-        high_bit=_short(dataset, TAGS["high_bit"], bits - 1),
+        high_bit=bits - 1 if number["high_bit"] is None else number["high_bit"],
         signed=signed,
-        padding=_optional_short(dataset, TAGS["padding"], signed=signed),
-        padding_limit=_optional_short(dataset, TAGS["padding_limit"], signed=signed),
+        padding=_short(elements, TAGS["padding"], signed=signed),
+        padding_limit=_short(elements, TAGS["padding_limit"], signed=signed),
         slope=_number(text["slope"]),
         intercept=_number(text["intercept"]),
         rescale_type=text["rescale_type"].upper(),

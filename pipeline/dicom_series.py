@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pneumonai.pipeline.dicom_headers import SliceHeader
+from pneumonai.pipeline.dicom_headers import CHEST_WORDS, SliceHeader
 from pneumonai.pipeline.errors import StudyError
 
 CT_CLASSES = {
@@ -22,12 +22,9 @@ CT_CLASSES = {
     "1.2.840.10008.5.1.4.1.1.2.2",  # Legacy Converted Enhanced CT Image Storage
 }
 XRAY_MODALITIES = {"CR", "DX", "RG"}
-CHEST_WORDS = ("CHEST", "THORAX", "THOR", "LUNG", "TRUNK", "BODY", "ABDOMEN", "TORSO")
 LUNG_WORDS = ("LUNG", "LUNGE", "PULMO")
-SHARP_KERNEL = {
-    "SIEMENS": ("B50", "B60", "B70", "B80", "BL5", "BL6", "BR5", "BR6", "BR7", "I50", "I70"),
-    "GE": ("BONE",),
-}
+# Siemens B50..B80, Bl/Br 5x..6x and GE's names; other makers write "lung" in kernel or description.
+SHARP_KERNELS = ("B50", "B60", "B70", "B80", "BL5", "BL6", "BR5", "BR6", "BR7", "I50", "I70", "BONE")
 CHEST_COVERAGE_MM = 200.0
 MAX_TILT_DEGREES = 1.0
 GAP = 1.5
@@ -77,7 +74,7 @@ class SeriesGroup:
     def lung_kernel(self) -> bool:
         """Whether the series' kernel or description says that it was made for the lungs."""
         kernel, text = self.head.kernel.upper(), self.head.description.upper()
-        sharp = any(kernel.startswith(prefix) for prefixes in SHARP_KERNEL.values() for prefix in prefixes)
+        sharp = kernel.startswith(SHARP_KERNELS)
         return sharp or any(word in kernel or word in text for word in LUNG_WORDS)
 
     @property
@@ -159,8 +156,7 @@ def _why_excluded(group: SeriesGroup) -> str:
         return "is a localizer"
     if head.samples != 1 or not head.photometric.startswith("MONOCHROME"):
         return "is in colour, no Hounsfield units"
-    projections = {"MIP", "MINIP", "MIN IP", "PROJECTION IMAGE", "VOLUME", "RENDERED"} & set(head.image_type)
-    if projections & {"MIP", "MINIP", "MIN IP", "PROJECTION IMAGE"}:
+    if {"MIP", "MINIP", "MIN IP", "PROJECTION IMAGE"} & set(head.image_type):
         return "is a projection (MIP or MinIP)"
     return ""
 
@@ -298,13 +294,35 @@ def choose_series(groups: Sequence[SeriesGroup], path: str, series: str | None =
     sound = [group for group in candidates if not group.problems]
     pool = sound or candidates
     reach = min(CHEST_COVERAGE_MM, max(group.coverage_mm for group in pool))
-    best = min((g.other_body_part, g.axis != "axial", g.coverage_mm < 0.9 * reach, g.derived) for g in pool)
-    pool = [g for g in pool if (g.other_body_part, g.axis != "axial", g.coverage_mm < 0.9 * reach, g.derived) == best]
+    best = min(_handicaps(group, reach) for group in pool)
+    pool = [group for group in pool if _handicaps(group, reach) == best]
     most = max(len(g.slices) for g in pool)
     pool = [g for g in pool if len(g.slices) >= 0.95 * most]
     chosen = min(pool, key=lambda g: (not g.lung_kernel, -len(g.slices), g.head.series_number, g.head.series_uid))
     refuse_problems(chosen, path)
     return Choice(chosen, _why(chosen, candidates))
+
+
+def _handicaps(group: SeriesGroup, reach: float) -> tuple[bool, bool, bool, bool]:
+    return group.other_body_part, group.axis != "axial", group.coverage_mm < 0.9 * reach, group.derived
+
+
+def why_not(group: SeriesGroup, chosen: SeriesGroup | None) -> str:
+    """Why a series would not be read, in words."""
+    if group.excluded:
+        return group.excluded
+    if group.problems:
+        return group.problems[0][0]
+    if chosen is None:
+        return "not reached: the study is refused"
+    reach = min(CHEST_COVERAGE_MM, chosen.coverage_mm)
+    words = ("names another body part", f"is {group.axis}", f"covers only {group.coverage_mm:.0f} mm", "is derived")
+    for theirs, ours, word in zip(_handicaps(group, reach), _handicaps(chosen, reach), words, strict=True):
+        if theirs and not ours:
+            return word
+    if len(group.slices) < 0.95 * len(chosen.slices):
+        return "has fewer slices"
+    return "has no lung kernel" if chosen.lung_kernel and not group.lung_kernel else "comes later in the study"
 
 
 def refuse_problems(group: SeriesGroup, path: str) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
-
 import nibabel as nib
 import numpy as np
 
 from pneumonai.pipeline.errors import StudyError
+from pneumonai.pipeline.sources import file_digest, fingerprint
 from pneumonai.pipeline.study import InputKind, Modality, Study
 
 AIR_HU = -1024
@@ -27,7 +25,7 @@ def open_nifti(path: str, study_id: str) -> Study:
             raise StudyError(path, "is no NIfTI file", "convert it to NIfTI")
         _check_header(image, path)
         values = np.array(image.dataobj)
-        digest = _sha256(path)
+        digest = file_digest(path)
     except StudyError:
         raise
     except PermissionError as error:
@@ -52,7 +50,7 @@ def open_nifti(path: str, study_id: str) -> Study:
         affine=np.asarray(image.affine, dtype=float),
         converted=converted,
         warnings=_warnings(image),
-        fingerprint=hashlib.sha256(f"{Path(path).name}\n{Path(path).stat().st_size}\n{digest}\n".encode()).hexdigest(),
+        fingerprint=fingerprint([path], path, {path: digest}),
     )
 
 
@@ -108,8 +106,3 @@ def _warnings(image: nib.Nifti1Image) -> list[str]:
     if s_code > 0 and q_code > 0 and not np.allclose(sform, qform, atol=0.1):
         return ["sform and qform of the NIfTI header differ; the sform is used"]
     return []
-
-
-def _sha256(path: str) -> str:
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -5,9 +5,10 @@ Imports neither torch nor MONAI, nor the image libraries before a study is looke
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -33,6 +34,7 @@ class StudySource:
         id: safe name, unique in the list it came with; the folder of its results.
         study_uid: StudyInstanceUID where DICOM says one.
         shared: True where ``path`` holds other studies too, so that the path alone does not name this one.
+        series: SeriesInstanceUID to read, where the user named one.
         files: the study's DICOM files, found already; empty where ``path`` is to be searched.
     """
 
@@ -40,6 +42,7 @@ class StudySource:
     id: str
     study_uid: str | None = None
     shared: bool = False
+    series: str | None = None
     files: tuple[str, ...] = field(default=(), repr=False, compare=False)
 
     @property
@@ -68,7 +71,7 @@ def find_studies(inputs: Sequence[str | Path] | str | Path, *, series: str | Non
         _must_exist(path)
         sources += _in_folder(path, series) if Path(path).is_dir() else [StudySource(path, _base_name(path))]
     unique = {source.token: source for source in sources}
-    return _with_unique_ids([unique[token] for token in sorted(unique)])
+    return _with_unique_ids(replace(unique[token], series=series) for token in sorted(unique))
 
 
 def _with_unique_ids(sources: Iterable[StudySource]) -> list[StudySource]:
@@ -203,16 +206,20 @@ def split_token(token: str) -> tuple[str, str | None]:
     return token, None
 
 
+def as_source(source: str | Path | StudySource) -> StudySource:
+    """A source from a path or token; a source stays as it is."""
+    if isinstance(source, StudySource):
+        return source
+    path, uid = split_token(str(source))
+    return StudySource(path, _base_name(path), uid, shared=uid is not None)
+
+
 def open_source(
     source: str | Path | StudySource, *, series: str | None = None, modality: Modality | None = None
 ) -> Study:
     """Open a study; see :func:`pneumonai.pipeline.study.open_study`."""
-    if isinstance(source, StudySource):
-        known = source
-    else:
-        path, uid = split_token(str(source))
-        known = StudySource(path, _base_name(path), uid, shared=uid is not None)
-    path = known.path
+    known = as_source(source)
+    path, series = known.path, series or known.series
     _must_exist(path)
     if Path(path).is_dir():
         return _open_folder(known, series, modality)
@@ -239,16 +246,87 @@ def open_source(
 def _open_folder(source: StudySource, series: str | None, modality: Modality | None) -> Study:
     from pneumonai.pipeline.dicom_in import open_dicom
 
-    files = list(source.files)
-    if not files:
-        found = list_files(source.path)
-        others = [f for f in found if f.lower().endswith((*NIFTI_ENDINGS, *PICTURE_ENDINGS, ".zip"))]
-        files = dicom_candidates(f for f in found if f not in set(others))
-        if not files and len(others) == 1:
-            inner = open_source(others[0], series=series, modality=modality)
-            return replace(inner, id=source.id, path=source.path)
-        if not files and others:
-            raise StudyError(source.path, f"holds {len(others)} studies", "name one of them")
-        if not files:
-            raise StudyError(source.path, "holds nothing that could be read" if found else "is empty", WANTED)
-    return open_dicom(files, source, series=series, modality=modality)
+    found = files_of(source)
+    if isinstance(found, str):
+        inner = open_source(found, series=series, modality=modality)
+        return replace(inner, id=source.id, path=source.path)
+    return open_dicom(found, source, series=series, modality=modality)
+
+
+def files_of(source: StudySource) -> list[str] | str:
+    """The DICOM files of a folder, or the one other file that a folder without DICOM holds.
+
+    Raises:
+        StudyError: nothing that could be read lies there, or several studies without DICOM.
+    """
+    if source.files:
+        return list(source.files)
+    found = list_files(source.path)
+    others = [f for f in found if f.lower().endswith((*NIFTI_ENDINGS, *PICTURE_ENDINGS, ".zip"))]
+    files = dicom_candidates(f for f in found if f not in set(others))
+    if files:
+        return files
+    if len(others) == 1:
+        return others[0]
+    if others:
+        raise StudyError(source.path, f"holds {len(others)} studies", "name one of them")
+    raise StudyError(source.path, "holds nothing that could be read" if found else "is empty", WANTED)
+
+
+def source_fingerprint(
+    source: str | Path | StudySource, *, series: str | None = None, modality: Modality | None = None
+) -> str:
+    """``Study.fingerprint`` of a source without decoding its pixels; ``--resume`` compares the two.
+
+    sha256 over names (below the study's path) and sizes of the study's files, and the contents of those that are read
+    (the chosen series; the whole file for NIfTI, pictures and zips). Times of files do not count.
+
+    Raises:
+        StudyError: the source cannot be read, or no series of it can be chosen.
+    """
+    known = as_source(source)
+    _must_exist(known.path)
+    path = known.path
+    if Path(path).is_dir():
+        found = files_of(known)
+        if isinstance(found, str):
+            return source_fingerprint(found)
+        files = found
+    elif dicom_candidates([path]) and not path.lower().endswith((*NIFTI_ENDINGS, *PICTURE_ENDINGS, ".zip")):
+        files = [path]
+    else:
+        return fingerprint([path], path, {path: file_digest(path)})
+    from pneumonai.pipeline.dicom_in import files_to_read
+
+    chosen = files_to_read(files, known, series=series or known.series, modality=modality)
+    with ThreadPoolExecutor() as pool:
+        digests = dict(zip(chosen, pool.map(file_digest, chosen), strict=True))
+    return fingerprint(files, path, digests)
+
+
+def file_digest(path: str) -> str:
+    """sha256 of a file's contents.
+
+    Raises:
+        StudyError: the file cannot be read.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise StudyError(path, f"cannot be read ({error.strerror or error})", "check its permissions") from error
+
+
+def fingerprint(files: Iterable[str], root: str, digests: Mapping[str, str]) -> str:
+    """sha256 over the names and sizes of a study's files, and the contents of those that are read.
+
+    Args:
+        files: all files of the study.
+        root: the study's path, which names are taken relative to.
+        digests: sha256 of the contents of the files that are read, by path.
+    """
+    lines = []
+    for path in files:
+        name = Path(path).name if path == root else os.path.relpath(path, root)
+        lines.append(f"{name}\n{Path(path).stat().st_size}\n{digests.get(path, '')}\n")
+    return hashlib.sha256("".join(sorted(lines)).encode("utf-8", "surrogateescape")).hexdigest()

@@ -1,0 +1,121 @@
+"""A chest X-ray in DICOM (CR, DX) into a :class:`~pneumonai.pipeline.study.Study`: grey values as displayed."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pydicom
+from pydicom import config
+from pydicom.dataset import Dataset
+from pydicom.pixels import apply_modality_lut, apply_voi_lut, pixel_array
+
+from pneumonai.pipeline.dicom_headers import CHEST_WORDS, SliceHeader, read_identifiers
+from pneumonai.pipeline.errors import StudyError
+from pneumonai.pipeline.pictures_in import PERCENTILES, scale_to_grey
+from pneumonai.pipeline.sources import StudySource, fingerprint
+from pneumonai.pipeline.study import InputKind, Modality, Study
+
+LATERAL = {"LL", "RL", "LATERAL", "LAT", "LLD", "RLD"}
+
+
+def choose_xray(headers: Sequence[SliceHeader], path: str) -> tuple[SliceHeader, str]:
+    """The frontal image to read, made for presentation rather than for processing, and why.
+
+    Raises:
+        StudyError: only lateral views, or nothing that is one grey image.
+    """
+    grey = [h for h in headers if h.samples == 1 and h.photometric.startswith("MONOCHROME") and h.frames == 1]
+    if not grey:
+        raise StudyError(path, "its X-ray is in colour or a film of several frames", "send the original image")
+    frontal = [h for h in grey if h.view not in LATERAL and "LATERAL" not in h.description.upper()]
+    if not frontal:
+        raise StudyError(path, "is a lateral view, where a frontal one is wanted", "send the frontal view (PA or AP)")
+    ranked = sorted(
+        frontal,
+        key=lambda h: (h.view not in ("PA", "AP"), h.intent == "FOR PROCESSING", h.view, h.series_number, h.sop_uid),
+    )
+    others = f" of {len(headers)} images" if len(headers) > 1 else ""
+    return ranked[0], f"{ranked[0].view or 'X-ray'} image{others} chosen"
+
+
+def open_xray(headers: Sequence[SliceHeader], files: Sequence[str], source: StudySource) -> Study:
+    """Read one frontal X-ray: modality and VOI LUT applied, MONOCHROME1 inverted, scaled to 0..255.
+
+    Args:
+        headers: of the X-rays to choose from.
+        files: all files of the study.
+        source: where they lie.
+
+    Raises:
+        StudyError: no frontal grey image, or its pixels cannot be decoded.
+    """
+    header, why = choose_xray(headers, source.token)
+    try:
+        data = Path(header.path).read_bytes()
+        with config.disable_value_validation():
+            dataset = pydicom.dcmread(io.BytesIO(data), force=True)
+            grey, converted = _as_displayed(dataset)
+    except Exception as error:
+        raise StudyError(
+            source.token, f"{header.name}: its pixels cannot be decoded", "fetch the image again, or export it as PNG"
+        ) from error
+    warnings = []
+    if header.intent == "FOR PROCESSING":
+        warnings.append("the image is raw (for processing), not made for reading")
+    if header.body_part and not any(word in header.body_part for word in CHEST_WORDS):
+        warnings.append(f"the header names another body part than the chest ({header.body_part.lower()})")
+    if header.lossy:
+        warnings.append("the image was compressed with loss")
+    return Study(
+        id=source.id,
+        path=source.token,
+        modality=Modality.CXR,
+        kind=InputKind.PICTURE,
+        image=grey,
+        affine=np.eye(4),
+        series_uid=header.series_uid,
+        study_uid=header.study_uid or None,
+        converted=[why, *converted],
+        warnings=warnings,
+        identifiers=read_identifiers(header.path),
+        assumed_geometry=True,
+        fingerprint=fingerprint(files, source.path, {header.path: hashlib.sha256(data).hexdigest()}),
+    )
+
+
+def _as_displayed(dataset: Dataset) -> tuple[np.ndarray, list[str]]:
+    """Grey values 0..255, float32, ``[row, column]``, white for what absorbs."""
+    stored = pixel_array(dataset, raw=True)
+    if stored.ndim != 2:
+        raise ValueError("one grey image is wanted")
+    values = np.asarray(apply_modality_lut(stored, dataset))
+    converted = []
+    if "ModalityLUTSequence" in dataset or "RescaleSlope" in dataset:
+        converted.append("modality LUT applied")
+    if "VOILUTSequence" in dataset or "WindowWidth" in dataset:
+        low, high = _displayed_range(dataset)
+        shown = np.asarray(apply_voi_lut(values, dataset)).astype(np.float32)
+        grey = np.clip((shown - low) * (255.0 / max(high - low, 1e-6)), 0.0, 255.0).astype(np.float32)
+        converted.append("VOI LUT applied")
+    else:
+        grey = scale_to_grey(values)
+        converted.append(f"scaled from the {PERCENTILES[0]:g} and {PERCENTILES[1]:g} percentiles to 0..255")
+    if dataset.PhotometricInterpretation == "MONOCHROME1":
+        grey = np.float32(255.0) - grey
+        converted.append("MONOCHROME1 inverted")
+    return grey, converted
+
+
+def _displayed_range(dataset: Dataset) -> tuple[float, float]:
+    """The values that the VOI LUT turns into black and white."""
+    if "VOILUTSequence" in dataset:
+        bits = int(dataset.VOILUTSequence[0].LUTDescriptor[2])
+        return 0.0, float(2**bits - 1)
+    # Far below and far above the window lie its two ends.
+    with np.errstate(over="ignore"):
+        low, high = np.asarray(apply_voi_lut(np.asarray([[-1e9, 1e9]]), dataset)).ravel()
+    return float(low), float(high)
