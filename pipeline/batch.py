@@ -18,7 +18,7 @@ from pneumonai.pipeline.outputs.result_json import read_json
 from pneumonai.pipeline.outputs.summary import Summary
 from pneumonai.pipeline.predict import Opened, Options, Prepared, answer, open_for, prepare, write
 from pneumonai.pipeline.result import Result
-from pneumonai.pipeline.sources import StudySource, source_fingerprint
+from pneumonai.pipeline.sources import StudySource
 
 if TYPE_CHECKING:
     from pneumonai.pipeline.model import Model
@@ -135,7 +135,7 @@ def _await(ahead: Future[Prepared], source: StudySource) -> tuple[Prepared | Non
     except PneumonaiError as error:
         return None, error
     except Exception as error:
-        return None, study_error(source.id, error)
+        return None, _chained(study_error(source.id, error), error)
 
 
 def _answer_and_write(source: StudySource, ready: Prepared, model: Model, output: Path, options: Options) -> Outcome:
@@ -147,7 +147,13 @@ def _answer_and_write(source: StudySource, ready: Prepared, model: Model, output
     except PneumonaiError as error:
         return Outcome(source, error=error)
     except Exception as error:
-        return Outcome(source, error=study_error(source.id, error))
+        return Outcome(source, error=_chained(study_error(source.id, error), error))
+
+
+def _chained(named: PneumonaiError, cause: BaseException) -> PneumonaiError:
+    """The error with its cause, for ``--debug``."""
+    named.__cause__ = cause
+    return named
 
 
 def _make_folder(output: Path) -> None:
@@ -184,6 +190,11 @@ class _Answered:
         recorded = {key: result.bundle.get("options", {}).get(key) for key in self.options}
         same = result.bundle.get("weights_sha256") == self.sha256 and recorded == self.options
         try:
-            return result if same and result.study.get("fingerprint") == source_fingerprint(source) else None
+            return (
+                result
+                if same
+                and result.study.get("fingerprint") == open_for(self.bundle, source, Options()).study.fingerprint
+                else None
+            )
         except StudyError:
             return None

@@ -121,6 +121,8 @@ def predict(
 
 def _tell(outcome: Outcome, output: Path, quiet: bool) -> None:
     if outcome.error is not None:
+        if os.environ.get("PNEUMONAI_DEBUG"):
+            traceback.print_exception(outcome.error)
         typer.echo(f"error: {outcome.error.line()}", err=True)
     elif outcome.result is not None and not quiet:
         result = outcome.result

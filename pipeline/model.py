@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,24 +60,21 @@ class Model:
             reason = str(error).splitlines()[0]
             raise BundleError(bundle.name, f"cannot run on device {device!r} ({reason})", "try --device cpu") from None
         try:
-            config = inference_config(bundle.root, device=str(self.device))
-            network = config.get_parsed_content("network_def")
-            self.preprocessing = config.get_parsed_content("preprocessing")
+            with _without_codec_messages():
+                config = inference_config(bundle.root, device=str(self.device))
+                self.preprocessing = config.get_parsed_content("preprocessing")
+            self.network = config.get_parsed_content("network").to(self.device).eval()
             self.inferer = config.get_parsed_content("inferer")
-            self.weights_sha256 = weights_sha256(bundle.weights) if bundle.weights.is_file() else ""
-            load_weights(network, bundle.weights, subject=bundle.name)
-            self.network = network.to(self.device).eval()
-            self.precision = choose_precision(
-                self.network, self._input_shape(), self.device, weights_path=bundle.weights, requested=precision
-            )
-            config["network"] = self.network
             self.explainer = config.get_parsed_content("explainer")
             self.postprocessing = config.get_parsed_content("postprocessing")
-        except BundleError:
-            raise
         except Exception as error:
             named = our_error(error) or error
             raise BundleError(bundle.name, f"its inference.json does not work ({named})", "check the config") from error
+        load_weights(self.network, bundle.weights, subject=bundle.name)
+        self.weights_sha256 = weights_sha256(bundle.weights)
+        self.precision = choose_precision(
+            self.network, self._input_shape(), self.device, weights_path=bundle.weights, requested=precision
+        )
         self._reader = _study_reader(self.preprocessing, bundle)
 
     def _input_shape(self) -> tuple[int, ...]:
@@ -130,6 +131,20 @@ def study_error(study: str, error: BaseException) -> StudyError:
     if isinstance(cause, MemoryError):
         return StudyError(study, "not enough memory", "close other programs, or use a larger machine")
     return StudyError(study, f"could not be answered ({type(cause).__name__}: {cause})", "run again with --debug")
+
+
+@contextmanager
+def _without_codec_messages() -> Iterator[None]:
+    """LoadImage tries all of MONAI's readers, and one warns that NVIDIA's codecs are missing; ours needs none."""
+    codec_log = logging.getLogger("monai.data.nvimgcodec_pydicom_plugin")
+    level = codec_log.level
+    codec_log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
+            yield
+    finally:
+        codec_log.setLevel(level)
 
 
 def _study_reader(preprocessing: Any, bundle: Bundle) -> Any:
