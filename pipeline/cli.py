@@ -168,31 +168,33 @@ def inspect(
 def phantom(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")],
     kind: Annotated[PhantomKind, typer.Option(help="What it shows.")] = PhantomKind.NCP,
-    seed: Annotated[int, typer.Option(min=0, help="Which patient; the first of --count.")] = 0,
-    count: Annotated[int, typer.Option(min=1, help="How many; more than one writes a NIfTI data set.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Which patient; with --count the first one.")] = 0,
     form: Annotated[Form, typer.Option("--format", help="How it is written.")] = Form.DICOM,
     shape: Annotated[tuple[int, int, int], typer.Option(help="Columns, rows, slices.")] = (256, 256, 96),
+    count: Annotated[int, typer.Option(min=0, help="A data set: training phantoms of each kind.")] = 0,
+    validation: Annotated[int, typer.Option(min=0, help="... and validation phantoms of each kind.")] = 0,
+    test: Annotated[int, typer.Option(min=0, help="... and test phantoms of each kind.")] = 0,
 ) -> None:
-    """Make synthetic studies with known truth: one study, or with --count a data set with its datalist.json."""
-    from pneumonai.pipeline.phantom import write
+    """Make a synthetic study with known truth, OUTPUT/sample_KIND; or a data set with its datalist.json."""
+    kinds = ["normal", "ncp", "cp"] if kind is PhantomKind.ALL else [kind.value]
+    if count + validation + test:
+        from pneumonai.pipeline.phantom.dataset import write_dataset
 
-    if kind is PhantomKind.ALL or count > 1:
-        kinds = ["normal", "ncp", "cp"] if kind is PhantomKind.ALL else [kind.value]
-        write.write_dataset(output, kinds=kinds, count=count, seed=seed, shape=shape)
-        typer.echo(output / "datalist.json")
+        parts = {"training": count, "validation": validation, "test": test}
+        typer.echo(write_dataset(output, kinds=kinds, counts=parts, first_seed=seed, shape=shape, form=form.value))
         return
-    from pneumonai.pipeline.phantom import make_phantom
+    from pneumonai.pipeline.phantom import make_phantom, write
 
-    made = make_phantom(kind.value, seed, shape=shape)
-    folder = output / f"sample_{kind.value}"
     writers = {
         Form.DICOM: write.write_dicom,
         Form.NIFTI: write.write_nifti,
         Form.XRAY: write.write_xray,
         Form.SLICES: write.write_slices,
     }
-    writers[form](made, folder)
-    typer.echo(folder)
+    for one in kinds:
+        folder = output / f"sample_{one}"
+        writers[form](make_phantom(one, seed, shape=shape), folder)
+        typer.echo(folder)
 
 
 @bundle_app.command("list")
