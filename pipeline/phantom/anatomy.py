@@ -99,7 +99,7 @@ def _diaphragm(patient: Patient, frame: Frame) -> np.ndarray:
     for side, top in ((-1, patient.dome_right), (1, patient.dome_left)):
         dx = (frame.x - side * 0.47 * patient.half_width) / (0.62 * patient.half_width)
         dy = (frame.y + 0.12 * patient.half_depth) / (0.98 * patient.half_depth)
-        rho = np.clip(dx * dx + dy * dy, 0, 1.6)
+        rho = np.clip(dx * dx + dy * dy, 0, 1.0)
         # The recess behind reaches lower than the one in front.
         fall = top * (1.0 + 0.12 * np.clip(frame.y / patient.half_depth, -1, 1))
         heights.append(top - fall * rho**1.35)
@@ -147,7 +147,7 @@ def _lung(
     front = np.clip((-u - 0.1) / 0.5, 0, 1)
     # Above the manubrium and at the diaphragm the lungs part again.
     half = half + front * (16 * np.clip((t - 0.80) / 0.15, 0, 1) + 20 * np.clip((0.34 - t) / 0.2, 0, 1))
-    half = half + (3.5 if side == 1 else -1.5) * (1 - front)
+    half = half + (6.0 if side == 1 else -2.0) * (1 - front)
     shifted = frame.x - front * np.float32(patient.junction_shift)
     lung = np.minimum(cavity - 1.5, side * shifted - half)
     lung = np.minimum(lung, 0.85 * above - 1.0)

@@ -90,7 +90,7 @@ def draw_patient(rng: np.random.Generator) -> Patient:
     breath = float(rng.beta(2.2, 1.5))  # 0 poor, 1 full inspiration
     dome = height * (0.34 - 0.15 * breath)
     elevated = some(0.15, 0.08, 0.16) * height * rng.choice([-1, 1])
-    elevated = min(elevated, 0.09 * height)
+    elevated = min(elevated, 0.07 * height)  # the right lung stays the larger
     female = rng.random() < 0.5
     return Patient(
         half_width=float(np.clip(rng.normal(138, 7) * size, 116, 152)),
@@ -101,7 +101,7 @@ def draw_patient(rng: np.random.Generator) -> Patient:
         muscle=rng.uniform(14, 24),
         breast=rng.uniform(5, 38) if female else rng.uniform(0, 4),
         turn=float(np.deg2rad(np.clip(rng.normal(0, 2.5), -6, 6))),
-        dome_right=dome + rng.uniform(4, 16) + max(elevated, 0.0),
+        dome_right=dome + rng.uniform(3, 11) + max(elevated, 0.0),
         dome_left=dome + max(-elevated, 0.0),
         junction=rng.uniform(0.5, 1.3) if rng.random() < 0.5 else rng.uniform(1.3, 9.0),
         junction_shift=rng.uniform(-8, 10),

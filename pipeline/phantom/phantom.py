@@ -118,7 +118,7 @@ def _place_grid(
     """A grid around the chest: as wide as the body with some air, from under the recesses to over the apices."""
     wall = patient.fat + patient.muscle
     field = 2 * (patient.half_width + wall) * rng.uniform(1.06, 1.16)
-    below, over = rng.uniform(14, 30), rng.uniform(10, 28)
+    below, over = rng.uniform(20, 34), rng.uniform(12, 28)
     if spacing is None:
         height = patient.height + below + over
         # In-plane voxels are square, as in a scanner, and the narrower side still holds the chest.

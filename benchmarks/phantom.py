@@ -1,0 +1,93 @@
+"""Time of one phantom, and how far two numbers alone tell the classes apart (``--difficulty``).
+
+``python benchmarks/phantom.py`` times ``make_phantom`` at 256x256x96. ``--difficulty 100`` makes 100 a kind and
+prints the cross-validated accuracy of a logistic regression on the share of the lung above -700 HU and the difference
+of that share between the sides: the figure that stands beside every accuracy on phantoms.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+
+import numpy as np
+from machine import describe_machine, refuse_when_busy
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from pneumonai.pipeline.phantom import Kind, make_phantom
+
+
+def measure(job: tuple[Kind, int], shape: tuple[int, int, int]) -> list[float]:
+    """Label, share above -700 HU, its difference between the sides, load, and both lungs in litres."""
+    phantom = make_phantom(*job, shape=shape)
+    dense, litres = phantom.image > -700, float(np.prod(phantom.spacing)) / 1e6
+    sides = [phantom.lungs == side for side in (1, 2)]
+    shares = [float(dense[side].mean()) for side in sides]
+    inside = phantom.lungs > 0
+    volumes = [float(side.sum()) * litres for side in sides]
+    return [
+        phantom.label,
+        float(dense[inside].mean()),
+        abs(shares[0] - shares[1]),
+        float(phantom.infection.sum() / inside.sum()),
+        *volumes,
+    ]
+
+
+def print_difficulty(count: int, shape: tuple[int, int, int], first_seed: int) -> None:
+    jobs = [(kind, first_seed + index) for index in range(count) for kind in Kind]
+    with ProcessPoolExecutor(2) as pool:
+        table = np.array(list(pool.map(partial(measure, shape=shape), jobs, chunksize=8)))
+    folds = StratifiedKFold(5, shuffle=True, random_state=0)
+    model = make_pipeline(StandardScaler(), LogisticRegression())
+    scores = cross_val_score(model, table[:, 1:3], table[:, 0], cv=folds)
+    print(
+        f"{len(jobs)} phantoms of {shape}: logistic regression on two numbers {scores.mean():.3f} ({scores.round(3)})"
+    )
+    print("kind     share above -700 HU   left-right difference   diseased share   (5th, 50th, 95th percentile)")
+    for kind in Kind:
+        rows = np.percentile(table[table[:, 0] == kind.label, 1:4], (5, 50, 95), axis=0).T
+        print(f"{kind.value:8s} " + "   ".join(" ".join(f"{value:6.3f}" for value in row) for row in rows))
+    total = table[:, 4] + table[:, 5]
+    low, middle, high = np.percentile(total, (0, 50, 100))
+    larger = (table[:, 4] > table[:, 5]).mean()
+    print(f"lungs {low:.1f} to {high:.1f} litres, median {middle:.1f}; right larger in {larger:.0%}")
+
+
+def print_times(shape: tuple[int, int, int], repeats: int, force: bool) -> None:
+    refuse_when_busy(force=force)
+    make_phantom(Kind.NORMAL, 0, shape=(32, 32, 32))
+    for kind in Kind:
+        times = []
+        for seed in range(repeats):
+            start = time.perf_counter()
+            make_phantom(kind, seed, shape=shape)
+            times.append(time.perf_counter() - start)
+        print(
+            f"{kind.value:8s} {shape}: median {statistics.median(times):.2f} s, {min(times):.2f} to {max(times):.2f} s"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", type=int, nargs=3, default=None, help="256 256 96; with --difficulty 96 96 48")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--difficulty", type=int, default=0, metavar="COUNT", help="phantoms a kind")
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--force", action="store_true", help="time on a busy machine too")
+    arguments = parser.parse_args()
+    print(describe_machine())
+    if arguments.difficulty:
+        print_difficulty(arguments.difficulty, tuple(arguments.shape or (96, 96, 48)), arguments.first_seed)
+    else:
+        print_times(tuple(arguments.shape or (256, 256, 96)), arguments.repeats, arguments.force)
+
+
+if __name__ == "__main__":
+    main()
