@@ -43,7 +43,8 @@ class Result:
             Made by ``outputs.lung_measures.lung_measures``.
         infection: right_ml, left_ml, total_ml (left out where no ml is known), right_percent, left_percent,
             total_percent; without lungs total_ml and percent_of_picture (``lung_measures.infection_measures``).
-        slices: ``[{"index": int, "position_mm": float, "classes": [...], "infection_percent": float}, ...]``.
+        slices: ``[{"index": int, "position_mm": float, "classes": [...], "infection_percent": float}, ...]``, the
+            index counted from the feet, the first slice 0.
         severity: score, maximum, method, parts.
         boxes: ``[{"x", "y", "width", "height", "score"}, ...]`` in pixels as displayed, origin top left.
         hu_histogram: ``{"edges": [...], "counts": [...]}`` of the voxels inside the lungs.

@@ -25,7 +25,7 @@ _REASONS = {
 
 def output_error(path: str | Path, error: OSError) -> OutputError:
     """The :class:`OutputError` that says in words what an ``OSError`` met at ``path`` means."""
-    unknown = (error.strerror or type(error).__name__, "check the disk or choose another --output")
+    unknown = (error.strerror or str(error) or type(error).__name__, "check the disk or choose another --output")
     reason, remedy = _REASONS.get(error.errno or 0, unknown)
     return OutputError(str(path), f"cannot be written: {reason}", remedy)
 

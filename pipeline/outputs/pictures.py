@@ -107,8 +107,11 @@ def _mark(tile: Image.Image, plane: View, index: int, count: int) -> None:
     font = ImageFont.load_default(size=max(12, tile.width // 24))
     width, height = tile.size
     pad = max(4, width // 60)
-    edge = {"fill": _INK, "font": font, "stroke_width": 2, "stroke_fill": (0, 0, 0)}
-    draw.text((pad, height / 2), plane.left, anchor="lm", **edge)
-    draw.text((width - pad, height / 2), plane.right, anchor="rm", **edge)
+
+    def write(place: tuple[float, float], text: str, anchor: str) -> None:
+        draw.text(place, text, fill=_INK, font=font, anchor=anchor, stroke_width=2, stroke_fill=(0, 0, 0))
+
+    write((pad, height / 2), plane.left, "lm")
+    write((width - pad, height / 2), plane.right, "rm")
     if count > 1:
-        draw.text((pad, height - pad), f"{index + 1}/{count}", anchor="ls", **edge)
+        write((pad, height - pad), f"{index + 1}/{count}", "ls")

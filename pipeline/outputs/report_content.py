@@ -113,11 +113,8 @@ def density_table(result: Result) -> list[dict[str, str]]:
     low = float("-inf")
     for high, name, meaning in _DENSITY_BANDS:
         top = float("inf") if high is None else high
-        inside = sum(
-            count
-            for edge, count in zip(histogram["edges"], histogram["counts"], strict=False)
-            if low <= edge < top or (low == float("-inf") and edge < top)
-        )
+        bins = zip(histogram["edges"], histogram["counts"], strict=False)
+        inside = sum(count for edge, count in bins if low <= edge < top)
         rows.append({"band": name.replace("-", "−"), "meaning": meaning, "share": _percent(100.0 * inside / total, 1)})
         low = top
     return rows
@@ -139,13 +136,14 @@ def density_chart(result: Result, width: float = 600.0, height: float = 140.0) -
         y = round(height - count / most * (height - 8.0), 1)
         steps.append(f"L{x(edge)} {y}L{x(following)} {y}")
     steps.append(f"L{width} {height}Z")
-    ticks = [{"x": x(value), "text": str(value).replace("-", "−")} for value in range(-1000, 201, 200)]
+    shown = (value for value in range(-1000, 201, 200) if first <= value <= last)
+    ticks = [{"x": x(value), "text": str(value).replace("-", "−")} for value in shown]
     peak = edges[counts.index(most)]
     return {
         "path": "".join(steps),
         "width": width,
         "height": height,
-        "ticks": [tick for tick in ticks if 0 <= tick["x"] <= width],
+        "ticks": ticks,
         "words": f"Histogram of Hounsfield units inside the lungs from {first} to {last}, highest near {peak}",
     }
 

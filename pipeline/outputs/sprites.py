@@ -88,7 +88,7 @@ def encode_heat_map(display: Display, threads: Executor) -> Stack | None:
     def heat(index: int, size: tuple[int, int]) -> Image.Image:
         return _resized(np.ascontiguousarray(heat_map[index]), size, Image.Resampling.BOX)
 
-    return _stack(shown_slices(display), _fit(*heat_map.shape[1:], _HEAT_SIZE), heat, "PNG", threads)
+    return _stack(shown_slices(display), _fit(heat_map.shape[1], heat_map.shape[2], _HEAT_SIZE), heat, "PNG", threads)
 
 
 def encode_labels(display: Display, size: tuple[int, int], threads: Executor) -> Stack | None:

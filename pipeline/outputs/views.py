@@ -52,7 +52,7 @@ class Display:
     Attributes:
         image: HU or grey values, three dimensions.
         lungs, heat_map, infection: uint8 of the same shape, or None.
-        affine: 4 x 4, display index -> millimetres, RAS+; None for pictures and assumed geometry of one slice.
+        affine: 4 x 4, display index -> millimetres, RAS+; None for pictures.
         spacing: millimetres (1.0 each for pictures) between slices, rows, columns.
         is_hu: True for CT volumes, shown in the lung window; False for grey values.
     """
@@ -67,11 +67,12 @@ class Display:
 
     @property
     def planes(self) -> tuple[View, ...]:
-        """The planes worth showing: those at least 8 voxels wide and high."""
+        """The planes worth showing: those at least 8 voxels wide and high, the axial one if none is."""
         if self.affine is None:
             return (View("picture", 0, "", "", "", ""),)
         shape = self.image.shape
-        return tuple(p for p in PLANES if min(n for axis, n in enumerate(shape) if axis != p.axis) >= _SMALLEST_PLANE)
+        wide = (p for p in PLANES if min(n for axis, n in enumerate(shape) if axis != p.axis) >= _SMALLEST_PLANE)
+        return tuple(wide) or PLANES[:1]
 
     @property
     def tilt_degrees(self) -> float:
@@ -116,18 +117,22 @@ def display_of(study: Study, maps: Maps) -> Display:
     for array in maps_given:
         if array is not None and array.shape != study.image.shape:
             raise ValueError(f"{study.id}: a map must have the image's shape {study.image.shape}, got {array.shape}")
+    is_hu = study.modality is Modality.CT and study.image.dtype != np.uint8
     if study.image.ndim == 2:
-        lifted = [None if array is None else array[np.newaxis] for array in maps_given]
-        is_hu = study.modality is Modality.CT and study.image.dtype != np.uint8
-        return Display(study.image[np.newaxis], *lifted, affine=None, spacing=(1.0, 1.0, 1.0), is_hu=is_hu)
-    orientations = nib.orientations
-    turn = orientations.ornt_transform(
-        orientations.io_orientation(study.affine), orientations.axcodes2ornt(("S", "P", "L"))
-    )
-    turned = [None if a is None else orientations.apply_orientation(a, turn) for a in (study.image, *maps_given)]
-    affine = study.affine @ orientations.inv_ornt_aff(turn, study.image.shape)
-    slices, rows, columns = np.linalg.norm(affine[:3, :3], axis=0).tolist()
-    return Display(*turned, affine=affine, spacing=(slices, rows, columns), is_hu=study.modality is Modality.CT)
+        turn, affine, spacing = None, None, (1.0, 1.0, 1.0)
+    else:
+        orientations = nib.orientations
+        target = orientations.axcodes2ornt(("S", "P", "L"))
+        turn = orientations.ornt_transform(orientations.io_orientation(study.affine), target)
+        affine = study.affine @ orientations.inv_ornt_aff(turn, study.image.shape)
+        slices, rows, columns = np.linalg.norm(affine[:3, :3], axis=0).tolist()
+        spacing = (slices, rows, columns)
+
+    def shown(array: np.ndarray) -> np.ndarray:
+        return array[np.newaxis] if turn is None else nib.orientations.apply_orientation(array, turn)
+
+    lungs, heat_map, infection = (None if array is None else shown(array) for array in maps_given)
+    return Display(shown(study.image), lungs, heat_map, infection, affine, spacing, is_hu)
 
 
 def heat_colours() -> np.ndarray:

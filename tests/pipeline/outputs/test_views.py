@@ -78,6 +78,8 @@ def test_lung_window_and_grey_values() -> None:
 def test_one_slice_has_only_its_own_plane() -> None:
     study = Study("s", "s", Modality.CT, InputKind.SLICE, np.zeros((16, 16, 1), np.int16), np.eye(4))
     assert [plane.name for plane in display_of(study, Maps()).planes] == ["axial"]
+    study.image = np.zeros((4, 4, 4), np.int16)
+    assert [plane.name for plane in display_of(study, Maps()).planes] == ["axial"]
 
 
 def test_colours_begin_transparent_and_end_opaque() -> None:
