@@ -18,7 +18,7 @@ from pneumonai.pipeline.outputs.result_json import read_json
 from pneumonai.pipeline.outputs.summary import Summary
 from pneumonai.pipeline.predict import Opened, Options, Prepared, answer, open_for, prepare, write
 from pneumonai.pipeline.result import Result
-from pneumonai.pipeline.sources import StudySource
+from pneumonai.pipeline.sources import StudySource, source_fingerprint
 
 if TYPE_CHECKING:
     from pneumonai.pipeline.model import Model
@@ -189,12 +189,9 @@ class _Answered:
             )
         recorded = {key: result.bundle.get("options", {}).get(key) for key in self.options}
         same = result.bundle.get("weights_sha256") == self.sha256 and recorded == self.options
+        if not same:
+            return None
         try:
-            return (
-                result
-                if same
-                and result.study.get("fingerprint") == open_for(self.bundle, source, Options()).study.fingerprint
-                else None
-            )
+            return result if result.study.get("fingerprint") == source_fingerprint(source) else None
         except StudyError:
             return None
