@@ -147,7 +147,7 @@ def _lung(
     front = np.clip((-u - 0.1) / 0.5, 0, 1)
     # Above the manubrium and at the diaphragm the lungs part again.
     half = half + front * (16 * np.clip((t - 0.80) / 0.15, 0, 1) + 20 * np.clip((0.34 - t) / 0.2, 0, 1))
-    half = half + (6.0 if side == 1 else -2.0) * (1 - front)
+    half = half + (9.0 if side == 1 else -2.0) * (1 - front)
     shifted = frame.x - front * np.float32(patient.junction_shift)
     lung = np.minimum(cavity - 1.5, side * shifted - half)
     lung = np.minimum(lung, 0.85 * above - 1.0)

@@ -90,7 +90,7 @@ def draw_patient(rng: np.random.Generator) -> Patient:
     breath = float(rng.beta(2.2, 1.5))  # 0 poor, 1 full inspiration
     dome = height * (0.34 - 0.15 * breath)
     elevated = some(0.15, 0.08, 0.16) * height * rng.choice([-1, 1])
-    elevated = min(elevated, 0.07 * height)  # the right lung stays the larger
+    elevated = min(elevated, 0.06 * height)  # the right lung stays the larger
     female = rng.random() < 0.5
     return Patient(
         half_width=float(np.clip(rng.normal(138, 7) * size, 116, 152)),
