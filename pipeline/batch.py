@@ -192,6 +192,7 @@ class _Answered:
         if not same:
             return None
         try:
-            return result if result.study.get("fingerprint") == source_fingerprint(source) else None
+            now = source_fingerprint(source, series=self.options["series"], modality=self.bundle.modality)
         except StudyError:
             return None
+        return result if result.study.get("fingerprint") == now else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import nibabel as nib
 import pytest
 
 # Results must not depend on what an earlier run found out about this machine.
-os.environ["XDG_CACHE_HOME"] = str(Path(__file__).parent / ".no-cache")
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="pneumonai-cache-")
 
 
 @pytest.fixture(scope="session")
