@@ -110,11 +110,11 @@ class Model:
         logits = self.inferer(images, lambda x: run_network(self.network, x, self.precision))
         heat_map = self.explainer(images)
         done = self.postprocessing({"image": item["image"], "pred": logits[0].cpu(), "heat_map": heat_map[0].cpu()})
-        on_grid = done["heat_map"][0].clamp_(0, 1).mul_(255).round_().to(torch.uint8)
+        on_grid = done["heat_map"].as_tensor()[0].clamp_(0, 1).mul_(255).round_().to(torch.uint8)
         return Answer(
             probabilities=done["pred"].flatten().tolist(),
             raw_probabilities=logits[0].softmax(dim=0).tolist(),
-            heat_map=np.asarray(on_grid.cpu()),
+            heat_map=on_grid.numpy(),
         )
 
 

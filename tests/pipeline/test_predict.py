@@ -100,7 +100,9 @@ def test_files_lie_on_the_study_s_own_grid(variants: Path, model: Model, tmp_pat
         np.testing.assert_allclose(written.affine, source.affine, atol=1e-4)
     lungs, heat_map = (np.asarray(nib.load(folder / n).dataobj) for n in ("lungs.nii.gz", "heat_map.nii.gz"))
     assert set(np.unique(lungs)) == {0, 1, 2}
-    assert 0.9 < heat_map.max() <= 1.0
+    # Its maximum is 1 on the network's grid, which reaches beyond the lungs' slices.
+    assert 0.3 < heat_map.max() <= 1.0
+    assert not heat_map[:, :, ~lungs.any(axis=(0, 1))].any()
     result = json.loads((folder / "result.json").read_text())
     assert sorted(result["files"]) == sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
     assert result["notice"] == "trained on synthetic phantoms, not for clinical use"
@@ -126,20 +128,21 @@ def test_a_failure_is_recorded_and_the_rest_goes_on(
 ) -> None:
     studies, output = tmp_path / "studies", tmp_path / "output"
     save(small_phantom.image, small_phantom.affine, studies / "good.nii.gz")
-    save(np.full((64, 64, 40), -1000, np.int16), np.diag([3.0, 3, 5, 1]), studies / "air.nii.gz")
+    water = np.random.default_rng(0).normal(0, 20, (64, 64, 40)).astype(np.int16)
+    save(water, np.diag([3.0, 3, 5, 1]), studies / "a_water.nii.gz")
     save(small_phantom.image, small_phantom.affine, studies / "zzz.nii.gz")
     outcomes = batch(studies, small_bundle, output, model)
-    assert [outcome.source.id for outcome in outcomes] == ["air", "good", "zzz"]
+    assert [outcome.source.id for outcome in outcomes] == ["a_water", "good", "zzz"]
     assert isinstance(outcomes[0].error, StudyError)
-    assert outcomes[0].error.line().startswith("air: ")
+    assert outcomes[0].error.line().startswith("a_water: ")
     with (output / "summary.csv").open(newline="") as file:
         rows = {row["study"]: row for row in csv.DictReader(file)}
-    assert [rows[name]["status"] for name in ("air", "good", "zzz")] == ["failed", "done", "done"]
-    assert "lung" in rows["air"]["error"]
+    assert [rows[name]["status"] for name in ("a_water", "good", "zzz")] == ["failed", "done", "done"]
+    assert "lung" in rows["a_water"]["error"]
     assert float(rows["good"]["p_normal"]) + float(rows["good"]["p_ncp"]) + float(
         rows["good"]["p_cp"]
     ) == pytest.approx(1, abs=1e-3)
-    assert not (output / "air").exists()
+    assert not (output / "a_water").exists()
 
 
 def test_resume_skips_what_is_answered_and_only_that(
