@@ -110,7 +110,7 @@ def test_pixels_between_two_tile_centres_mix_their_curves() -> None:
     assert result.tolist() == [[[1, 1, 1, 1, 0.5, 1, 1, 1]]]
 
 
-@pytest.mark.parametrize("seed", range(25))
+@pytest.mark.parametrize("seed", range(16))
 def test_equals_the_definition(seed: int) -> None:
     levels, clip_limit, grid = random_case(seed, 40)
     bins = 256 if seed % 3 else int(np.random.default_rng(seed).integers(2, 256))
@@ -123,7 +123,7 @@ def test_equals_the_definition(seed: int) -> None:
     assert difference.mean() <= 0.05
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(24))
 def test_equals_opencv_within_a_grey_level(seed: int) -> None:
     cv2 = pytest.importorskip("cv2")
     levels, clip_limit, grid = random_case(100 + seed, 200)
