@@ -14,7 +14,7 @@ import numpy as np
 
 @dataclass
 class Maps:
-    """Arrays on the study's own grid (``Study.image``'s shape).
+    """Arrays on the study's own grid (``Study.image``'s shape), best laid in memory as it is (:func:`in_order_of`).
 
     Attributes:
         lungs: uint8, 0 background, 1 right lung, 2 left lung.
@@ -25,6 +25,15 @@ class Maps:
     lungs: np.ndarray | None = None
     heat_map: np.ndarray | None = None
     infection: np.ndarray | None = None
+
+
+def in_order_of(image: np.ndarray, array: np.ndarray) -> np.ndarray:
+    """``array`` with its axes laid in memory as ``image``'s are; copied only where they are not.
+
+    Maps so laid are measured and written several times faster: the writers read planes along the image's own order.
+    """
+    order = np.argsort([-abs(stride) for stride in image.strides], kind="stable")
+    return np.ascontiguousarray(array.transpose(order)).transpose(np.argsort(order))
 
 
 @dataclass

@@ -13,7 +13,7 @@ from functools import cached_property
 import nibabel as nib
 import numpy as np
 
-from pneumonai.pipeline.result import Maps
+from pneumonai.pipeline.result import Maps, in_order_of
 from pneumonai.pipeline.study import Modality, Study
 
 WINDOW_HU = (-1350.0, 150.0)
@@ -47,7 +47,7 @@ PLANES = (
 class Display:
     """A study's arrays in display order: ``[slice (feet to head), row (to posterior), column (to the left)]``.
 
-    A picture is one slice, rows and columns as displayed. All arrays are views of the study's memory.
+    A picture is one slice, rows and columns as displayed. The arrays are views of the study's memory.
 
     Attributes:
         image: HU or grey values, three dimensions.
@@ -112,7 +112,7 @@ class Display:
 
 
 def display_of(study: Study, maps: Maps) -> Display:
-    """A study and its maps in display order (no voxel is copied)."""
+    """A study and its maps in display order; nothing is copied but maps laid in memory unlike the image."""
     maps_given = (maps.lungs, maps.heat_map, maps.infection)
     for array in maps_given:
         if array is not None and array.shape != study.image.shape:
@@ -131,7 +131,7 @@ def display_of(study: Study, maps: Maps) -> Display:
     def shown(array: np.ndarray) -> np.ndarray:
         return array[np.newaxis] if turn is None else nib.orientations.apply_orientation(array, turn)
 
-    lungs, heat_map, infection = (None if array is None else shown(array) for array in maps_given)
+    lungs, heat_map, infection = (None if a is None else shown(in_order_of(study.image, a)) for a in maps_given)
     return Display(shown(study.image), lungs, heat_map, infection, affine, spacing, is_hu)
 
 
