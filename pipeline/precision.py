@@ -106,7 +106,7 @@ def run_network(network: nn.Module, images: torch.Tensor, precision: Precision |
     """
     name = precision.name if isinstance(precision, Precision) else precision
     memory_format = _memory_format(images.dim())
-    network.to(memory_format=memory_format)
+    network.to(memory_format=memory_format)  # type: ignore[call-overload]  # PyTorch's stubs lack this form
     # MetaTensor subclasses slow every operation down, and the network needs no metadata.
     images = images.as_subclass(torch.Tensor).contiguous(memory_format=memory_format)
     with torch.no_grad(), torch.autocast(images.device.type, torch.bfloat16, enabled=name == "bf16"):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 from monai.networks.layers.factories import Conv, Norm, Pool
-from pneumonai.networks.blocks.residual_unit import PreActivationBottleneck
 from torch import nn
 from torch.nn import functional as F
+
+from pneumonai.networks.blocks.residual_unit import PreActivationBottleneck
 
 
 class ChannelActivation(nn.Module):
@@ -107,13 +108,8 @@ class AttentionModule(nn.Module):
         self.mask = AttentionMask(spatial_dims, channels, attention)
         self.after = PreActivationBottleneck(spatial_dims, channels, channels)
 
-    def attend(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Map ``[B, C, *spatial]`` to the output and the attention map M, both of that shape."""
-        x = self.before(x)
-        trunk = self.trunk(x)
-        mask = self.mask(x)
-        return self.after(trunk + mask * trunk), mask
-
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map ``[B, C, *spatial]`` to the same shape."""
-        return self.attend(x)[0]
+        x = self.before(x)
+        trunk = self.trunk(x)
+        return self.after(trunk + self.mask(x) * trunk)

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import torch
 from monai.networks.layers.factories import Conv, Norm, Pool
+from torch import nn
+
 from pneumonai.networks.blocks.attention_module import AttentionMask, AttentionModule
 from pneumonai.networks.blocks.non_local import NonLocal
 from pneumonai.networks.blocks.residual_unit import PreActivationBottleneck
-from torch import nn
 
 
 class AttentionStage(nn.Module):
@@ -169,11 +170,14 @@ class NLRAN(nn.Module):
 
         0..1; -1..1 with ``attention="channel"``. Not part of the scripted network.
         """
-        maps = []
-        x = self.stem(x)
-        for stage in self.stages:
-            x = stage.unit(x)
-            for module in stage.attention:
-                x, mask = module.attend(x)
-                maps.append(mask)
+        maps: list[torch.Tensor] = []
+        masks = [module for module in self.modules() if isinstance(module, AttentionMask)]
+        hooks = [mask.register_forward_hook(lambda _mask, _inputs, output: maps.append(output)) for mask in masks]
+        try:
+            x = self.stem(x)
+            for stage in self.stages:
+                x = stage(x)
+        finally:
+            for hook in hooks:
+                hook.remove()
         return maps
