@@ -101,6 +101,7 @@ def _viewer_data(display: Display, result: Result, threads: Executor) -> dict[st
         "step": shown.step,
         "positions": [display.positions(axis) for axis in range(3)],
         "full": full,
+        "reduced": (image.rows, image.columns) != full[1:],
         "start": [min(n - 1, int(n * share)) for n, share in zip(size, start, strict=True)],
         "planes": [vars(plane) for plane in display.planes],
         "image": image.as_dict(),
