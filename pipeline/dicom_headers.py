@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterable
+import threading
+import warnings
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import pydicom
+from pydicom import config
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.tag import BaseTag
@@ -65,6 +69,7 @@ TAGS = {
     "slope": 0x00281053,
     "rescale_type": 0x00281054,
     "lossy": 0x00282110,
+    "overlay_bits": 0x60000102,
 }
 _BINARY = (
     "samples",
@@ -76,6 +81,7 @@ _BINARY = (
     "signed",
     "padding",
     "padding_limit",
+    "overlay_bits",
 )
 _ALL_TAGS = frozenset(BaseTag(tag) for tag in TAGS.values())
 _BRIEF_TAGS = frozenset(
@@ -84,6 +90,33 @@ _BRIEF_TAGS = frozenset(
 _FIRST_PIXEL_TAG = 0x7FE00008
 # Most headers fit; one read a file, and the rest of the file stays on the disk.
 _START_BYTES = 1 << 16
+
+
+_quiet_lock = threading.Lock()
+_quiet_depth = 0
+_quiet_stack = ExitStack()
+
+
+@contextmanager
+def quiet_pydicom() -> Iterator[None]:
+    """Keep pydicom's warnings about header values, which quote them, off the screen and the log.
+
+    The switches are the process's; they are set by the first that enters and set back by the last that leaves.
+    """
+    global _quiet_depth
+    with _quiet_lock:
+        _quiet_depth += 1
+        if _quiet_depth == 1:
+            _quiet_stack.enter_context(config.disable_value_validation())
+            _quiet_stack.enter_context(warnings.catch_warnings())
+            warnings.filterwarnings("ignore", module="pydicom")
+    try:
+        yield
+    finally:
+        with _quiet_lock:
+            _quiet_depth -= 1
+            if _quiet_depth == 0:
+                _quiet_stack.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +162,7 @@ class SliceHeader:
     intercept: float | None
     rescale_type: str
     lossy: bool
+    overlay_bits: bool
 
     @property
     def name(self) -> str:
@@ -233,11 +267,16 @@ def _damaged(path: str, error: BaseException) -> StudyError:
     return StudyError(path, f"{name} is no DICOM file, or is damaged", "copy it again, or take it out of the folder")
 
 
-def read_brief(path: str) -> BriefHeader | StudyError | None:
-    """Study and patient of a file; None for a DICOMDIR and other files that hold no image.
+def read_briefs(paths: Iterable[str]) -> list[BriefHeader | StudyError | None]:
+    """Study and patient of each file, read in threads; None for a DICOMDIR and other files that hold no image.
 
     Errors are returned, not raised, so that one bad file does not hide the others of a folder.
     """
+    with quiet_pydicom(), ThreadPoolExecutor(THREADS) as pool:
+        return list(pool.map(_read_brief, paths))
+
+
+def _read_brief(path: str) -> BriefHeader | StudyError | None:
     try:
         dataset, _ = _read(path, _BRIEF_TAGS, stop=0x0020000F)
         elements = _elements(dataset)
@@ -325,6 +364,7 @@ def _header(path: str, dataset: Dataset, syntax: str, offset: int) -> SliceHeade
         intercept=_number(text["intercept"]),
         rescale_type=text["rescale_type"].upper(),
         lossy=text["lossy"] == "01",
+        overlay_bits=bool(number["overlay_bits"]),
     )
 
 
@@ -390,8 +430,8 @@ def read_all_headers(paths: Iterable[str]) -> tuple[list[SliceHeader], list[Stud
         except StudyError as error:
             return error
 
-    with ThreadPoolExecutor(THREADS) as pool:
-        for found in pool.map(attempt, paths, chunksize=1):
+    with quiet_pydicom(), ThreadPoolExecutor(THREADS) as pool:
+        for found in pool.map(attempt, paths):
             if isinstance(found, StudyError):
                 errors.append(found)
             else:
@@ -401,10 +441,8 @@ def read_all_headers(paths: Iterable[str]) -> tuple[list[SliceHeader], list[Stud
 
 def read_identifiers(path: str) -> dict[str, str]:
     """Patient identifiers of a file's header, those that are not empty."""
-    from pydicom import config
-
     try:
-        with config.disable_value_validation():
+        with quiet_pydicom():
             dataset = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=list(IDENTIFIERS))
             values = {name: str(dataset.get(name, "")).strip() for name in IDENTIFIERS}
     except Exception:

@@ -94,7 +94,8 @@ def study_headers(files: Sequence[str], source: StudySource) -> list[SliceHeader
 def _read_ct(choice: Choice, files: Sequence[str], source: StudySource) -> Study:
     group = choice.group
     head = group.head
-    image, steps, digests = decode_series(group.slices, source.token)
+    decoded = decode_series(group.slices, source.token)
+    image = decoded.image
     if group.affine is None:
         raise StudyError(source.token, "its slices have no position in space", "export the series again from the PACS")
     warnings = list(group.notes)
@@ -115,8 +116,8 @@ def _read_ct(choice: Choice, files: Sequence[str], source: StudySource) -> Study
         affine=group.affine,
         series_uid=head.series_uid,
         study_uid=head.study_uid or None,
-        converted=[f"series chosen: {choice.why}", "slices sorted by position in space", *steps],
+        converted=[f"series chosen: {choice.why}", "slices sorted by position in space", *decoded.steps],
         warnings=warnings,
         identifiers=read_identifiers(head.path),
-        fingerprint=fingerprint(files, source.path, digests),
+        fingerprint=fingerprint(files, source.path, decoded.digests),
     )

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import io
-import struct
+import tempfile
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pydicom
-import SimpleITK as sitk
 
-from pneumonai.pipeline.dicom_headers import IMPLICIT_LITTLE_ENDIAN, THREADS, SliceHeader
+from pneumonai.pipeline.dicom_codecs import (
+    PixelError,
+    clean_copy,
+    decode_apart,
+    decode_clean,
+    is_plain_lossless_jpeg,
+    pixel_element,
+)
+from pneumonai.pipeline.dicom_headers import IMPLICIT_LITTLE_ENDIAN, THREADS, SliceHeader, quiet_pydicom
 from pneumonai.pipeline.errors import StudyError
 
 EXPLICIT_BIG_ENDIAN = "1.2.840.10008.1.2.2"
@@ -22,66 +31,129 @@ NATIVE = {IMPLICIT_LITTLE_ENDIAN, EXPLICIT_LITTLE_ENDIAN, EXPLICIT_BIG_ENDIAN}
 AIR_HU = -1024
 # No tissue, gas or noise lies below: such values are filling outside the scanner's field of view.
 FILLING_BELOW_HU = -1500
-_PIXEL_DATA = {"<": b"\xe0\x7f\x10\x00", ">": b"\x7f\xe0\x00\x10"}
-_UNDEFINED = 0xFFFFFFFF
 
 
-class PixelError(ValueError):
-    """The pixels of one file cannot be decoded; the message says why, ``remedy`` what to do."""
+@dataclass
+class DecodedSeries:
+    """A volume and how it came about.
 
-    def __init__(self, reason: str, remedy: str = "fetch the series again") -> None:
-        super().__init__(reason)
-        self.remedy = remedy
+    Attributes:
+        image: ``[column, row, slice]`` in HU: int16 where every rescale is whole, else float32. A view: columns lie
+            next to each other in memory.
+        steps: what was done, in words.
+        digests: sha256 of each file by its path.
+    """
+
+    image: np.ndarray
+    steps: list[str]
+    digests: dict[str, str] = field(default_factory=dict)
 
 
-def decode_series(slices: list[SliceHeader], path: str) -> tuple[np.ndarray, list[str], dict[str, str]]:
-    """Decode sorted slices into a volume.
+def decode_series(slices: list[SliceHeader], path: str) -> DecodedSeries:
+    """Decode sorted slices of one shape into a volume.
 
     Args:
-        slices: of one shape, in the order of the volume's third axis.
+        slices: in the order of the volume's third axis.
         path: the study's path, for errors.
 
-    Returns:
-        The volume ``[column, row, slice]`` in HU: int16 where every rescale is whole, else float32 (a view whose
-        columns lie next to each other in memory); what was done, in words; sha256 of each file by its path.
-
     Raises:
-        StudyError: a slice cannot be decoded, names the file.
+        StudyError: values that cannot become HU, or a slice that cannot be decoded; names the file.
     """
     check_rescale(slices, path)
-    whole = all(float(h.slope or 0).is_integer() and float(h.intercept or 0).is_integer() for h in slices)
-    head = slices[0]
-    volume = np.empty((len(slices), head.rows, head.columns), dtype=np.int16 if whole else np.float32)
-    files: dict[str, list[int]] = {}
-    for index, header in enumerate(slices):
-        files.setdefault(header.path, []).append(index)
-    digests: dict[str, str] = {}
-    steps: set[str] = set()
+    with quiet_pydicom(), tempfile.TemporaryDirectory(prefix="pneumonai-") as folder:
+        return _Decoding(slices, path, Path(folder)).run()
 
-    def decode_file(file: str) -> None:
-        try:
-            data = Path(file).read_bytes()
-            digests[file] = hashlib.sha256(data).hexdigest()
-            for index, hounsfield in _decode(data, [(i, slices[i]) for i in files[file]]):
-                steps.update(_clean(hounsfield, slices[index], volume[index]))
-        except PixelError as error:
-            raise StudyError(path, f"{Path(file).name}: {error}", error.remedy) from error
-        except PermissionError as error:
-            raise StudyError(path, f"{Path(file).name} may not be read", "change its permissions") from error
-        except Exception as error:
-            raise StudyError(
-                path, f"{Path(file).name}: its pixels cannot be decoded, the file is damaged", "fetch the series again"
-            ) from error
 
-    with ThreadPoolExecutor(THREADS) as pool:
-        try:
-            for _ in pool.map(decode_file, files):
-                pass
-        except StudyError:
-            pool.shutdown(cancel_futures=True)
-            raise
-    done = [_rescale_words(slices), *sorted(steps)]
-    return volume.transpose(2, 1, 0), done, digests
+class _Decoding:
+    """One run over the files of a series; threads write to different slices of one volume."""
+
+    def __init__(self, slices: list[SliceHeader], path: str, folder: Path) -> None:
+        whole = all(float(h.slope or 0).is_integer() and float(h.intercept or 0).is_integer() for h in slices)
+        shape = (len(slices), slices[0].rows, slices[0].columns)
+        self.slices, self.path, self.folder = slices, path, folder
+        self.volume = np.empty(shape, dtype=np.int16 if whole else np.float32)
+        self.indices: dict[str, list[int]] = {}
+        for index, header in enumerate(slices):
+            self.indices.setdefault(header.path, []).append(index)
+        self.digests: dict[str, str] = {}
+        self.steps: set[str] = set()
+        self.apart: dict[str, Path] = {}
+
+    def run(self) -> DecodedSeries:
+        self._in_threads(self._decode_here, self.indices)
+        if self.apart:
+            self._decode_apart()
+        steps = [_rescale_words(self.slices), *sorted(self.steps)]
+        return DecodedSeries(self.volume.transpose(2, 1, 0), steps, self.digests)
+
+    def _in_threads(self, decode: object, files: Iterable[str]) -> None:
+        def attempt(file: str) -> None:
+            try:
+                decode(file)  # type: ignore[operator]
+            except Exception as error:
+                raise self._refusal(file, error) from error
+
+        with ThreadPoolExecutor(THREADS) as pool:
+            try:
+                for _ in pool.map(attempt, files):
+                    pass
+            except StudyError:
+                pool.shutdown(cancel_futures=True)
+                raise
+
+    def _refusal(self, file: str, error: Exception) -> StudyError:
+        name = Path(file).name
+        if isinstance(error, PixelError):
+            return StudyError(self.path, f"{name}: {error}", error.remedy)
+        if isinstance(error, PermissionError):
+            return StudyError(self.path, f"{name} may not be read (no permission)", "change its permissions")
+        if isinstance(error, OSError):
+            return StudyError(self.path, f"{name} cannot be read ({error.strerror or error})", "copy it again")
+        return StudyError(
+            self.path, f"{name}: its pixels cannot be decoded, the file is damaged", "fetch the series again"
+        )
+
+    def _decode_here(self, file: str) -> None:
+        """Decode a file, or put a clean copy aside for the child process."""
+        data = Path(file).read_bytes()
+        self.digests[file] = hashlib.sha256(data).hexdigest()
+        header = self.slices[self.indices[file][0]]
+        if header.transfer_syntax in NATIVE:
+            self._fill(file, _native(data, header))
+        elif header.transfer_syntax == DEFLATED:
+            stored = np.asarray(pydicom.pixels.pixel_array(pydicom.dcmread(io.BytesIO(data)), raw=True))
+            self._fill(file, stored.reshape(header.frames, header.rows, header.columns))
+        else:
+            copy = self.folder / f"{self.indices[file][0]:06d}.dcm"
+            copy.write_bytes(clean_copy(data, header))
+            if is_plain_lossless_jpeg(data, header):
+                self._fill(file, decode_clean(copy, (1, header.rows, header.columns)))
+                copy.unlink()
+            else:
+                self.apart[file] = copy
+
+    def _decode_apart(self) -> None:
+        by_frames: dict[int, list[str]] = {}
+        for file in self.apart:
+            by_frames.setdefault(self.slices[self.indices[file][0]].frames, []).append(file)
+        for frames, files in by_frames.items():
+            shape = (frames, *self.volume.shape[1:])
+            found = dict(zip(files, decode_apart([self.apart[f] for f in files], shape), strict=True))
+
+            def fill(file: str, found: dict[str, np.ndarray | PixelError] = found) -> None:
+                stored = found.pop(file)
+                if isinstance(stored, PixelError):
+                    raise stored
+                self._fill(file, stored)
+
+            self._in_threads(fill, files)
+
+    def _fill(self, file: str, stored: np.ndarray) -> None:
+        """Turn stored values ``[frame, row, column]`` of a file into HU in their slices."""
+        for index in self.indices[file]:
+            header = self.slices[index]
+            values = _stored_bits(stored[header.frame], header)
+            self.steps.update(_clean(_rescale(values, header), header, self.volume[index]))
 
 
 def check_rescale(slices: list[SliceHeader], path: str) -> None:
@@ -116,28 +188,10 @@ def _rescale_words(slices: list[SliceHeader]) -> str:
     return "stored values to HU: each slice by its own slope and intercept"
 
 
-def _decode(data: bytes, wanted: list[tuple[int, SliceHeader]]) -> list[tuple[int, np.ndarray]]:
-    """HU of the wanted slices of one file, int32 or float32, each ``[row, column]``."""
-    header = wanted[0][1]
-    if header.transfer_syntax in NATIVE:
-        values = _native(data, header)
-        return [(index, _rescale(_stored_bits(values[h.frame], h), h)) for index, h in wanted]
-    if header.transfer_syntax == DEFLATED or header.frames > 1:
-        return [
-            (index, _rescale(frame, h)) for (index, h), frame in zip(wanted, _by_pydicom(data, wanted), strict=True)
-        ]
-    _check_fragments(data, header)
-    try:
-        return [(wanted[0][0], _by_simpleitk(header))]
-    except RuntimeError:
-        # GDCM knows most syntaxes; pydicom's plugins know some more (HTJ2K).
-        return [(wanted[0][0], _rescale(_by_pydicom(data, wanted)[0], header))]
-
-
 def _native(data: bytes, header: SliceHeader) -> np.ndarray:
     """Stored values of an uncompressed file, ``[frame, row, column]``."""
     order = ">" if header.transfer_syntax == EXPLICIT_BIG_ENDIAN else "<"
-    offset, length = _pixel_element(data, header, order)
+    offset, length = pixel_element(data, header, order)
     kind = f"{order}{'i' if header.signed else 'u'}{header.bits_allocated // 8}"
     count = header.frames * header.rows * header.columns
     if min(length, len(data) - offset) < count * (header.bits_allocated // 8):
@@ -147,104 +201,53 @@ def _native(data: bytes, header: SliceHeader) -> np.ndarray:
     )
 
 
-def _pixel_element(data: bytes, header: SliceHeader, order: str) -> tuple[int, int]:
-    """Offset and length of the value of Pixel Data."""
-    start = header.pixel_offset
-    if data[start : start + 4] != _PIXEL_DATA[order]:
-        raise PixelError("holds no pixels, or is cut off before them")
-    implicit = header.transfer_syntax == IMPLICIT_LITTLE_ENDIAN
-    where = start + 4 if implicit else start + 8
-    if len(data) < where + 4:
-        raise PixelError("is cut off before its pixels")
-    return where + 4, struct.unpack_from(f"{order}I", data, where)[0]
-
-
-def _check_fragments(data: bytes, header: SliceHeader) -> None:
-    """Refuse a compressed file that is cut off: decoders fill what is missing without a word."""
-    offset, length = _pixel_element(data, header, "<")
-    if length != _UNDEFINED:
-        raise PixelError("is damaged: compressed pixels without a list of fragments")
-    while True:
-        item, size = data[offset : offset + 4], data[offset + 4 : offset + 8]
-        if len(size) < 4 or item not in (b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"):
-            raise PixelError("is cut off: its compressed pixels have no end")
-        if item == b"\xfe\xff\xdd\xe0":
-            return
-        offset += 8 + struct.unpack("<I", size)[0]
-
-
 def _stored_bits(values: np.ndarray, header: SliceHeader) -> np.ndarray:
-    """Stored values without what lies outside their bits (overlays in the high bits), sign extended."""
-    if header.bits_stored == header.bits_allocated:
-        return values
-    left = header.bits_allocated - 1 - header.high_bit
-    if left < 0 or header.high_bit < header.bits_stored - 1:
+    """Stored values in native byte order, without an overlay in the bits above them, sign extended.
+
+    Raises:
+        PixelError: values that need more bits than the header gives them: cutting them would turn metal into air.
+    """
+    native = values.astype(values.dtype.newbyteorder("="), copy=False)
+    bits = native.dtype.itemsize * 8
+    if header.bits_stored >= bits:
+        return native
+    if not header.bits_stored - 1 <= header.high_bit < bits:
         raise PixelError(f"has a high bit of {header.high_bit} for {header.bits_stored} bits")
-    native = values.astype(values.dtype.newbyteorder("="))
-    return (native << left) >> (header.bits_allocated - header.bits_stored)
+    cut = (native << (bits - 1 - header.high_bit)) >> (bits - header.bits_stored)
+    if header.overlay_bits or header.high_bit != header.bits_stored - 1 or np.array_equal(cut, native):
+        return cut
+    unsigned = native.view(f"u{native.dtype.itemsize}")
+    if header.signed and int(unsigned.max()) < 1 << header.bits_stored:
+        return cut  # negative values that the decoder did not extend
+    raise PixelError(f"its values need more than the {header.bits_stored} bits that its header says")
 
 
 def _rescale(stored: np.ndarray, header: SliceHeader) -> np.ndarray:
     slope, intercept = float(header.slope or 1.0), float(header.intercept or 0.0)
-    if slope.is_integer() and intercept.is_integer():
+    if slope.is_integer() and intercept.is_integer() and stored.dtype.itemsize <= 2:
         wide = stored.astype(np.int32)
         if slope != 1:
             wide *= int(slope)
         wide += int(intercept)
         return wide
-    return stored.astype(np.float32) * np.float32(slope) + np.float32(intercept)
-
-
-def _by_simpleitk(header: SliceHeader) -> np.ndarray:
-    """HU of a single-frame file; GDCM decodes and rescales, without holding Python's lock."""
-    reader = sitk.ImageFileReader()
-    reader.SetImageIO("GDCMImageIO")
-    reader.SetFileName(header.path)
-    image = reader.Execute()
-    values = np.squeeze(sitk.GetArrayViewFromImage(image))
-    if values.shape != (header.rows, header.columns):
-        raise PixelError(f"holds {values.shape} pixels where its header says {(header.rows, header.columns)}")
-    return np.array(values)
-
-
-def _by_pydicom(data: bytes, wanted: list[tuple[int, SliceHeader]]) -> list[np.ndarray]:
-    """Stored values of some frames."""
-    dataset = pydicom.dcmread(io.BytesIO(data), force=True)
-    try:
-        values = pydicom.pixels.pixel_array(dataset, raw=True)
-    except (NotImplementedError, RuntimeError) as error:
-        name = dataset.file_meta.TransferSyntaxUID.name
-        raise PixelError(
-            f"its pixels cannot be decoded (transfer syntax {name})", "export it uncompressed, or as JPEG Lossless"
-        ) from error
-    frames = values[None] if values.ndim == 2 else values
-    shape = (wanted[0][1].rows, wanted[0][1].columns)
-    if frames.shape[1:] != shape or len(frames) != wanted[0][1].frames:
-        raise PixelError(f"holds {frames.shape} pixels where its header says {wanted[0][1].frames} x {shape}")
-    return [frames[header.frame] for _, header in wanted]
+    return (stored.astype(np.float64) * slope + intercept).astype(np.float32)
 
 
 def _clean(hounsfield: np.ndarray, header: SliceHeader, out: np.ndarray) -> set[str]:
     """Write a slice into the volume, with the filling outside the field of view turned to air."""
     steps: set[str] = set()
-    lowest = hounsfield.min()
     padding = _padding_range(header)
-    if padding is not None:
-        low, high = padding
-        if high < -900 or low > 4000:
-            filled = (hounsfield >= low) & (hounsfield <= high)
-            if filled.any() and not (low == high == AIR_HU):
-                hounsfield = np.where(filled, AIR_HU, hounsfield)
-                steps.add(f"padding value set to air ({AIR_HU} HU)")
-    if lowest < FILLING_BELOW_HU and hounsfield.min() < FILLING_BELOW_HU:
-        hounsfield = np.where(hounsfield < FILLING_BELOW_HU, AIR_HU, hounsfield)
+    if padding is not None and (padding[1] < -900 or padding[0] > 4000) and padding != (AIR_HU, AIR_HU):
+        filled = (hounsfield >= padding[0]) & (hounsfield <= padding[1])
+        if filled.any():
+            hounsfield[filled] = AIR_HU
+            steps.add(f"padding value set to air ({AIR_HU} HU)")
+    if hounsfield.min() < FILLING_BELOW_HU:
+        hounsfield[hounsfield < FILLING_BELOW_HU] = AIR_HU
         steps.add(f"values below {FILLING_BELOW_HU} HU (outside the field of view) set to air ({AIR_HU} HU)")
-    if out.dtype == np.int16 and hounsfield.dtype != np.int16:
-        if hounsfield.dtype.kind == "f":
-            hounsfield = np.rint(hounsfield)
-        if hounsfield.max() > 32767:
-            hounsfield = np.minimum(hounsfield, 32767)
-            steps.add("values above 32767 HU cut there")
+    if out.dtype == np.int16 and hounsfield.max() > 32767:
+        np.minimum(hounsfield, 32767, out=hounsfield)
+        steps.add("values above 32767 HU cut there")
     out[...] = hounsfield
     return steps
 

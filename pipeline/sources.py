@@ -143,11 +143,10 @@ def dicom_candidates(files: Iterable[str]) -> list[str]:
 
 
 def _dicom_sources(files: list[str], folder: str, series: str | None) -> list[StudySource]:
-    from pneumonai.pipeline.dicom_headers import THREADS, read_brief
+    from pneumonai.pipeline.dicom_headers import read_briefs
 
     candidates = dicom_candidates(files)
-    with ThreadPoolExecutor(THREADS) as pool:
-        briefs = list(pool.map(read_brief, candidates))
+    briefs = read_briefs(candidates)
     good: list[BriefHeader] = []
     bad: dict[str, list[str]] = defaultdict(list)
     for path, brief in zip(candidates, briefs, strict=True):

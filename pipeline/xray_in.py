@@ -9,11 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
-from pydicom import config
 from pydicom.dataset import Dataset
 from pydicom.pixels import apply_modality_lut, apply_voi_lut, pixel_array
 
-from pneumonai.pipeline.dicom_headers import CHEST_WORDS, SliceHeader, read_identifiers
+from pneumonai.pipeline.dicom_headers import CHEST_WORDS, SliceHeader, quiet_pydicom, read_identifiers
 from pneumonai.pipeline.errors import StudyError
 from pneumonai.pipeline.pictures_in import PERCENTILES, scale_to_grey
 from pneumonai.pipeline.sources import StudySource, fingerprint
@@ -56,7 +55,7 @@ def open_xray(headers: Sequence[SliceHeader], files: Sequence[str], source: Stud
     header, why = choose_xray(headers, source.token)
     try:
         data = Path(header.path).read_bytes()
-        with config.disable_value_validation():
+        with quiet_pydicom():
             dataset = pydicom.dcmread(io.BytesIO(data), force=True)
             grey, converted = _as_displayed(dataset)
     except Exception as error:
