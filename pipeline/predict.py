@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pneumonai.pipeline.bundle import Bundle, find_bundle
-from pneumonai.pipeline.result import Maps, Result
+from pneumonai.pipeline.result import Maps, Result, in_order_of
 from pneumonai.pipeline.study import Modality, Study, open_checked
 
 if TYPE_CHECKING:
@@ -114,7 +114,8 @@ def _find_lungs(study: Study) -> np.ndarray:
     except ValueError as error:
         raise study_error(study.id, error) from error
     study.warnings += warnings
-    return labels.as_tensor()[0].numpy()  # type: ignore[union-attr]
+    # As the image lies in memory: measures and writers read along it.
+    return in_order_of(study.image, labels.as_tensor()[0].numpy())  # type: ignore[union-attr]
 
 
 def answer(prepared: Prepared, model: Model, options: Options) -> tuple[Result, Maps]:
@@ -152,7 +153,7 @@ def answer(prepared: Prepared, model: Model, options: Options) -> tuple[Result, 
             result.lungs = lung_measures(prepared.lungs, study.voxel_ml)
             result.hu_histogram = hu_histogram(study.image, prepared.lungs)
     result.timing_s = seconds
-    return result, Maps(lungs=prepared.lungs, heat_map=answered.heat_map)
+    return result, Maps(lungs=prepared.lungs, heat_map=in_order_of(study.image, answered.heat_map))
 
 
 def _refer_reason(result: Result, bundle: Bundle) -> str | None:
