@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pneumonai.pipeline.errors import BundleError, PneumonaiError, our_error
+from pneumonai.pipeline.errors import OutputError, PneumonaiError, our_error
 
 if TYPE_CHECKING:
     from pneumonai.pipeline.batch import Outcome
@@ -287,4 +287,5 @@ def main() -> None:
             )
             sys.exit(1)
         typer.echo(f"error: {ours.line()}", err=True)
-        sys.exit(2 if isinstance(ours, BundleError) else 1)
+        # What reaches this place stopped the whole call; a study that failed among others has ended with 1 before.
+        sys.exit(1 if isinstance(ours, OutputError) else 2)

@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -89,21 +90,27 @@ def clean_copy(data: bytes, header: SliceHeader) -> bytes:
         PixelError: as :func:`fragments`.
     """
     _, end = fragments(data, header)
+    shape = (header.frames, header.rows, header.columns)
+    bits = (header.bits_allocated, header.bits_stored, header.high_bit, int(header.signed))
+    return _clean_header(header.transfer_syntax, shape, bits) + data[header.pixel_offset : end]
+
+
+@lru_cache(maxsize=64)
+def _clean_header(syntax: str, shape: tuple[int, int, int], bits: tuple[int, int, int, int]) -> bytes:
     ds = Dataset()
     ds.file_meta = FileMetaDataset()
-    ds.file_meta.TransferSyntaxUID = UID(header.transfer_syntax)
+    ds.file_meta.TransferSyntaxUID = UID(syntax)
     ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID = _SECONDARY_CAPTURE
     ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID = UID("2.25.1")
     ds.Modality = "OT"
     ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
-    if header.frames > 1:
-        ds.NumberOfFrames = header.frames
-    ds.Rows, ds.Columns = header.rows, header.columns
-    ds.BitsAllocated, ds.BitsStored, ds.HighBit = header.bits_allocated, header.bits_stored, header.high_bit
-    ds.PixelRepresentation = int(header.signed)
+    frames, ds.Rows, ds.Columns = shape
+    if frames > 1:
+        ds.NumberOfFrames = frames
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = bits
     out = io.BytesIO()
     pydicom.dcmwrite(out, ds, enforce_file_format=True)
-    return out.getvalue() + data[header.pixel_offset : end]
+    return out.getvalue()
 
 
 def is_plain_lossless_jpeg(data: bytes, header: SliceHeader) -> bool:

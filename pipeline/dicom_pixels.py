@@ -213,8 +213,15 @@ def _stored_bits(values: np.ndarray, header: SliceHeader) -> np.ndarray:
         return native
     if not header.bits_stored - 1 <= header.high_bit < bits:
         raise PixelError(f"has a high bit of {header.high_bit} for {header.bits_stored} bits")
+    low = -(1 << (header.bits_stored - 1)) if header.signed else 0
+    if (
+        header.high_bit == header.bits_stored - 1
+        and native.min() >= low
+        and native.max() < low + (1 << header.bits_stored)
+    ):
+        return native
     cut = (native << (bits - 1 - header.high_bit)) >> (bits - header.bits_stored)
-    if header.overlay_bits or header.high_bit != header.bits_stored - 1 or np.array_equal(cut, native):
+    if header.overlay_bits or header.high_bit != header.bits_stored - 1:
         return cut
     unsigned = native.view(f"u{native.dtype.itemsize}")
     if header.signed and int(unsigned.max()) < 1 << header.bits_stored:
@@ -224,6 +231,11 @@ def _stored_bits(values: np.ndarray, header: SliceHeader) -> np.ndarray:
 
 def _rescale(stored: np.ndarray, header: SliceHeader) -> np.ndarray:
     slope, intercept = float(header.slope or 1.0), float(header.intercept or 0.0)
+    if slope == 1 and intercept.is_integer() and abs(intercept) <= 32767 and stored.dtype.itemsize == 2:
+        lowest, highest = (int(end) + int(intercept) for end in (stored.min(), stored.max()))
+        if lowest >= -32768 and highest <= 32767:
+            # Stored values above 32767 wrap in the view and back in the sum.
+            return stored.view(np.int16) + np.int16(intercept)
     if slope.is_integer() and intercept.is_integer() and stored.dtype.itemsize <= 2:
         wide = stored.astype(np.int32)
         if slope != 1:

@@ -19,17 +19,15 @@ def open_nifti(path: str, study_id: str) -> Study:
     Raises:
         StudyError: damaged file, 4D, colour or complex values, NaN, no orientation in space.
     """
+    digest = file_digest(path)
     try:
         image = nib.load(path)
         if not isinstance(image, nib.Nifti1Image):
             raise StudyError(path, "is no NIfTI file", "convert it to NIfTI")
         _check_header(image, path)
-        values = np.array(image.dataobj)
-        digest = file_digest(path)
+        values = np.array(np.asanyarray(image.dataobj))
     except StudyError:
         raise
-    except PermissionError as error:
-        raise StudyError(path, "may not be read (no permission)", "change its permissions") from error
     except MemoryError as error:
         raise StudyError(
             path, "its header asks for more memory than there is, or is damaged", "copy it again"

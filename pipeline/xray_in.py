@@ -92,6 +92,8 @@ def _as_displayed(dataset: Dataset) -> tuple[np.ndarray, list[str]]:
     if stored.ndim != 2:
         raise ValueError("one grey image is wanted")
     values = np.asarray(apply_modality_lut(stored, dataset))
+    if "VOILUTSequence" in dataset:
+        values = np.rint(values).astype(np.int32)  # pydicom looks floats up in a wrong place
     converted = []
     if "ModalityLUTSequence" in dataset or "RescaleSlope" in dataset:
         converted.append("modality LUT applied")

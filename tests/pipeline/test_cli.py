@@ -63,7 +63,7 @@ def test_a_missing_input_is_named_in_one_line(
     code, _, err = run(
         "predict", str(tmp_path / "none"), "-o", str(tmp_path / "out"), capsys=capsys, monkeypatch=monkeypatch
     )
-    assert code != 0
+    assert code == 2
     assert err.startswith("error: ")
     assert err.count("\n") == 1
     assert not (tmp_path / "out").exists()
