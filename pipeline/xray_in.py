@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
-from pydicom.pixels import apply_modality_lut, apply_voi_lut, pixel_array
+from pydicom.pixels import apply_modality_lut, apply_windowing, pixel_array
 
 from pneumonai.pipeline.dicom_headers import CHEST_WORDS, SliceHeader, quiet_pydicom, read_identifiers
 from pneumonai.pipeline.errors import StudyError
@@ -92,14 +92,17 @@ def _as_displayed(dataset: Dataset) -> tuple[np.ndarray, list[str]]:
     if stored.ndim != 2:
         raise ValueError("one grey image is wanted")
     values = np.asarray(apply_modality_lut(stored, dataset))
-    if "VOILUTSequence" in dataset:
-        values = np.rint(values).astype(np.int32)  # pydicom looks floats up in a wrong place
     converted = []
     if "ModalityLUTSequence" in dataset or "RescaleSlope" in dataset:
         converted.append("modality LUT applied")
-    if "VOILUTSequence" in dataset or "WindowWidth" in dataset:
-        low, high = _displayed_range(dataset)
-        shown = np.asarray(apply_voi_lut(values, dataset)).astype(np.float32)
+    if dataset.get("VOILUTSequence"):
+        grey = _through_table(values, dataset.VOILUTSequence[0])
+        converted.append("VOI LUT applied")
+    elif "WindowWidth" in dataset:
+        # Far below and far above the window lie its two ends.
+        with np.errstate(over="ignore"):
+            low, high = np.asarray(apply_windowing(np.asarray([[-1e9, 1e9]]), dataset)).ravel()
+        shown = np.asarray(apply_windowing(values, dataset))
         grey = np.clip((shown - low) * (255.0 / max(high - low, 1e-6)), 0.0, 255.0).astype(np.float32)
         converted.append("VOI LUT applied")
     else:
@@ -111,12 +114,19 @@ def _as_displayed(dataset: Dataset) -> tuple[np.ndarray, list[str]]:
     return grey, converted
 
 
-def _displayed_range(dataset: Dataset) -> tuple[float, float]:
-    """The values that the VOI LUT turns into black and white."""
-    if "VOILUTSequence" in dataset:
-        bits = int(dataset.VOILUTSequence[0].LUTDescriptor[2])
-        return 0.0, float(2**bits - 1)
-    # Far below and far above the window lie its two ends.
-    with np.errstate(over="ignore"):
-        low, high = np.asarray(apply_voi_lut(np.asarray([[-1e9, 1e9]]), dataset)).ravel()
-    return float(low), float(high)
+def _through_table(values: np.ndarray, item: Dataset) -> np.ndarray:
+    """Grey values 0..255 by a VOI LUT (PS3.3 C.11.2.1.1).
+
+    pydicom's ``apply_voi`` looks values up modulo 256 where the table's entries have 8 bits.
+    """
+    count, first, bits = (int(number) for number in item.LUTDescriptor)
+    count = count or 1 << 16
+    data = item.LUTData
+    if isinstance(data, bytes):
+        table = np.frombuffer(data, dtype="<u2" if len(data) >= 2 * count else np.uint8)
+    else:
+        table = np.asarray(data)
+    if len(table) < count:
+        raise ValueError(f"a VOI LUT of {count} entries is wanted, {len(table)} came")
+    index = np.clip(np.rint(values).astype(np.int64) - first, 0, count - 1)
+    return np.clip(table[index].astype(np.float32) * np.float32(255.0 / (2**bits - 1)), 0.0, 255.0)
