@@ -276,16 +276,20 @@ def read_briefs(paths: Iterable[str]) -> list[BriefHeader | StudyError | None]:
         return list(pool.map(_read_brief, paths))
 
 
+def _is_directory(dataset: Dataset) -> bool:
+    meta = getattr(dataset, "file_meta", None)
+    return str(getattr(meta, "MediaStorageSOPClassUID", "")) == MEDIA_DIRECTORY
+
+
 def _read_brief(path: str) -> BriefHeader | StudyError | None:
     try:
         dataset, _ = _read(path, _BRIEF_TAGS, stop=0x0020000F)
         elements = _elements(dataset)
     except Exception as error:
         return _damaged(path, error)
-    sop_class = _text(elements, TAGS["sop_class"])
-    media = str(getattr(dataset.file_meta, "MediaStorageSOPClassUID", "")) if hasattr(dataset, "file_meta") else ""
-    if MEDIA_DIRECTORY in (sop_class, media):
+    if _is_directory(dataset):
         return None
+    sop_class = _text(elements, TAGS["sop_class"])
     study_uid, series_uid = _text(elements, TAGS["study_uid"]), _text(elements, TAGS["series_uid"])
     if not sop_class.startswith("1.2.840.10008.") or not series_uid:
         return _damaged(path, InvalidDicomError())
@@ -294,7 +298,7 @@ def _read_brief(path: str) -> BriefHeader | StudyError | None:
 
 
 def read_headers(path: str) -> list[SliceHeader]:
-    """Records of one file: one, or one a frame.
+    """Records of one file: one, or one a frame; none for a DICOMDIR.
 
     Raises:
         StudyError: the file is no DICOM file, or its header is damaged.
@@ -303,6 +307,8 @@ def read_headers(path: str) -> list[SliceHeader]:
         dataset, offset = _read(path, _ALL_TAGS, stop=_FIRST_PIXEL_TAG)
         meta = getattr(dataset, "file_meta", None)
         syntax = str(getattr(meta, "TransferSyntaxUID", "") or IMPLICIT_LITTLE_ENDIAN)
+        if _is_directory(dataset):
+            return []
         header = _header(path, dataset, syntax, offset)
     except Exception as error:
         raise _damaged(path, error) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from pneumonai.pipeline.dicom_headers import SliceHeader, read_all_headers, read_identifiers
 from pneumonai.pipeline.dicom_pixels import decode_series
@@ -26,12 +27,14 @@ def open_dicom(
     Raises:
         StudyError: see :func:`pneumonai.pipeline.study.open_study`.
     """
-    chosen = _choose(study_headers(files, source), source, series, modality)
+    headers = study_headers(files, source)
+    images = sorted({header.path for header in headers})
+    chosen = _choose(headers, source, series, modality)
     if isinstance(chosen, Choice):
-        return _read_ct(chosen, files, source)
+        return _read_ct(chosen, images, source)
     from pneumonai.pipeline.xray_in import open_xray
 
-    return open_xray(chosen, files, source)
+    return open_xray(chosen, images, source)
 
 
 def _choose(
@@ -47,18 +50,20 @@ def _choose(
 
 def files_to_read(
     files: Sequence[str], source: StudySource, *, series: str | None = None, modality: Modality | None = None
-) -> list[str]:
-    """Those files whose pixels :func:`open_dicom` would read.
+) -> tuple[list[str], list[str]]:
+    """The study's images among some files, and those of them whose pixels :func:`open_dicom` would read.
 
     Raises:
         StudyError: as :func:`open_dicom`, as far as headers tell.
     """
-    chosen = _choose(study_headers(files, source), source, series, modality)
+    headers = study_headers(files, source)
+    images = sorted({header.path for header in headers})
+    chosen = _choose(headers, source, series, modality)
     if isinstance(chosen, Choice):
-        return sorted({header.path for header in chosen.group.slices})
+        return images, sorted({header.path for header in chosen.group.slices})
     from pneumonai.pipeline.xray_in import choose_xray
 
-    return [choose_xray(chosen, source.token)[0].path]
+    return images, [choose_xray(chosen, source.token)[0].path]
 
 
 def study_headers(files: Sequence[str], source: StudySource) -> list[SliceHeader]:
@@ -70,8 +75,10 @@ def study_headers(files: Sequence[str], source: StudySource) -> list[SliceHeader
     headers, errors = read_all_headers(files)
     if source.shared:
         headers = [header for header in headers if header.study_uid == source.study_uid]
-        if not headers and not errors:
+        if not headers:
             raise StudyError(source.token, f"holds no study {source.study_uid}", "check the StudyInstanceUID")
+        places = {Path(header.path).parent for header in headers}
+        errors = [error for error in errors if Path(error.subject).parent in places]
     if errors:
         more = f" ({len(errors)} such files)" if len(errors) > 1 else ""
         raise StudyError(source.token, errors[0].reason + more, errors[0].remedy)
@@ -99,8 +106,6 @@ def _read_ct(choice: Choice, files: Sequence[str], source: StudySource) -> Study
     if group.affine is None:
         raise StudyError(source.token, "its slices have no position in space", "export the series again from the PACS")
     warnings = list(group.notes)
-    if group.derived:
-        warnings.append("the series was derived from another one (image type says so)")
     if group.axis != "axial":
         warnings.append(f"the series is {group.axis}, no axial one was found")
     if group.other_body_part:

@@ -351,6 +351,8 @@ def _why(chosen: SeriesGroup, candidates: Sequence[SeriesGroup]) -> str:
     reasons.append(chosen.axis)
     if chosen.lung_kernel:
         reasons.append("lung kernel")
+    if chosen.derived:
+        reasons.append("derived")
     return f"of {len(candidates)} CT series the one with {', '.join(reasons)}"
 
 

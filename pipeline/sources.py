@@ -297,10 +297,10 @@ def source_fingerprint(
         return fingerprint([path], path, {path: file_digest(path)})
     from pneumonai.pipeline.dicom_in import files_to_read
 
-    chosen = files_to_read(files, known, series=series or known.series, modality=modality)
+    images, chosen = files_to_read(files, known, series=series or known.series, modality=modality)
     with ThreadPoolExecutor() as pool:
         digests = dict(zip(chosen, pool.map(file_digest, chosen), strict=True))
-    return fingerprint(files, path, digests)
+    return fingerprint(images, path, digests)
 
 
 def file_digest(path: str) -> str:

@@ -96,7 +96,7 @@ def _as_displayed(dataset: Dataset) -> tuple[np.ndarray, list[str]]:
     if "ModalityLUTSequence" in dataset or "RescaleSlope" in dataset:
         converted.append("modality LUT applied")
     if dataset.get("VOILUTSequence"):
-        grey = _through_table(values, dataset.VOILUTSequence[0])
+        grey = _through_table(values, dataset.VOILUTSequence[0], "<" if dataset.original_encoding[1] else ">")
         converted.append("VOI LUT applied")
     elif "WindowWidth" in dataset:
         # Far below and far above the window lie its two ends.
@@ -114,7 +114,7 @@ def _as_displayed(dataset: Dataset) -> tuple[np.ndarray, list[str]]:
     return grey, converted
 
 
-def _through_table(values: np.ndarray, item: Dataset) -> np.ndarray:
+def _through_table(values: np.ndarray, item: Dataset, order: str) -> np.ndarray:
     """Grey values 0..255 by a VOI LUT (PS3.3 C.11.2.1.1).
 
     pydicom's ``apply_voi`` looks values up modulo 256 where the table's entries have 8 bits.
@@ -123,7 +123,7 @@ def _through_table(values: np.ndarray, item: Dataset) -> np.ndarray:
     count = count or 1 << 16
     data = item.LUTData
     if isinstance(data, bytes):
-        table = np.frombuffer(data, dtype="<u2" if len(data) >= 2 * count else np.uint8)
+        table = np.frombuffer(data, dtype=f"{order}u2" if len(data) >= 2 * count else np.uint8)
     else:
         table = np.asarray(data)
     if len(table) < count:
