@@ -14,7 +14,6 @@ import cc3d
 import edt
 import numpy as np
 from scipy import ndimage
-from skimage.segmentation import watershed
 
 AIR_MAX = -400.0
 """HU: below, a block is air or lung; half way between lung at -850 and soft tissue at 40."""
@@ -24,6 +23,7 @@ GAS_MAX = -920.0
 """HU: a block of gas (airways, bowel) lies below, as does some emphysema; gas has soft tissue around it."""
 
 SMALLEST_PIECE_ML = 1.0
+SEAM_REACH_MM = 45.0
 IN_PLANE = np.zeros((3, 3, 3), bool)
 IN_PLANE[1] = ndimage.generate_binary_structure(2, 1)
 
@@ -171,42 +171,54 @@ def _enclosed_gas(gas: np.ndarray, tissue: np.ndarray, block_mm: Sequence[float]
 
 
 def part_sides(lungs: np.ndarray, hu: np.ndarray, inside: np.ndarray, block_mm: Sequence[float]) -> np.ndarray:
-    """Label the lungs 1 (patient's right) and 2 (left); where they touch, along the brightest seam between them."""
+    """Label the lungs 1 (patient's right) and 2 (left), uint8; where they touch, along the brightest seam."""
     columns = np.flatnonzero(inside.any(axis=(0, 1)))
     middle = (columns[0] + columns[-1]) / 2
-    markers = _side_markers(lungs, middle, block_mm)
-    if (markers == 1).any() and (markers == 2).any():
-        depth = edt.edt(lungs, anisotropy=tuple(block_mm), parallel=0)
-        return watershed(hu / 100.0 - depth, markers, mask=lungs).astype(np.uint8)
-    return np.where(lungs, max(1, int(markers.max())), 0).astype(np.uint8)
+    labels, count = cc3d.connected_components(lungs, connectivity=6, return_N=True)
+    sizes = np.bincount(labels.ravel(), minlength=count + 1)
+    sizes[0] = 0
+    order = [int(index) for index in np.argsort(sizes)[::-1][:2] if sizes[index]]
+    spots = np.nonzero(labels)
+    weight = np.bincount(labels[spots], weights=spots[2], minlength=count + 1)
+    centre = weight / np.maximum(sizes, 1)
+    apart = len(order) == 2 and sizes[order[1]] > 0.15 * sizes[order[0]]
+    if apart and abs(centre[order[0]] - centre[order[1]]) * block_mm[2] > 50:
+        right, left = sorted(order, key=lambda index: float(centre[index]))
+        nearer = distance(labels == right, block_mm) <= distance(labels == left, block_mm)
+        return np.where(lungs, np.where(nearer, 1, 2), 0).astype(np.uint8)
+    on_right = np.arange(lungs.shape[2]) < middle
+    share = np.count_nonzero(lungs & on_right) / np.count_nonzero(lungs)
+    if share > 0.9 or share < 0.1:
+        return (lungs * (1 if share > 0.5 else 2)).astype(np.uint8)
+    columns = np.flatnonzero(lungs.any(axis=(0, 1)))
+    seam = _seam(hu, (columns[0] + columns[-1]) / 2, block_mm)
+    return np.where(lungs, np.where(np.arange(lungs.shape[2]) < seam[..., None], 1, 2), 0).astype(np.uint8)
 
 
-def _side_markers(lungs: np.ndarray, middle: float, block_mm: Sequence[float]) -> np.ndarray:
-    """One marker a lung: pieces of the deepest core that parts into a right and a left one."""
-    depth = edt.edt(lungs, anisotropy=tuple(block_mm), parallel=0)
-    markers = np.zeros(lungs.shape, np.int32)
-    for mm in (0.0, 3.0, 6.0, 9.0, 12.0, 16.0, 20.0):
-        core = depth > mm
-        labels, count = cc3d.connected_components(core, connectivity=6, return_N=True)
-        sizes = np.bincount(labels.ravel(), minlength=count + 1)
-        sizes[0] = 0
-        order = np.argsort(sizes)[::-1]
-        if count == 0:
-            break
-        centres = {int(i): float(np.nonzero(labels == i)[2].mean()) for i in order[:2] if sizes[i]}
-        ids = list(centres)
-        both = len(ids) == 2 and sizes[ids[1]] > 0.15 * sizes[ids[0]]
-        if both and abs(centres[ids[0]] - centres[ids[1]]) * block_mm[2] > 50:
-            right, left = sorted(ids, key=centres.__getitem__)
-            markers[labels == right] = 1
-            markers[labels == left] = 2
-            return markers
-    x = np.arange(lungs.shape[2])[None, None, :] < middle
-    markers[lungs & x] = 1
-    markers[lungs & ~x] = 2
-    share = float((markers == 1).sum()) / max(1, int(lungs.sum()))
-    if share > 0.9:
-        markers[markers == 2] = 0
-    elif share < 0.1:
-        markers[markers == 1] = 0
-    return markers
+def _seam(hu: np.ndarray, middle: float, block_mm: Sequence[float]) -> np.ndarray:
+    """Column ``[slice, row]`` of the brightest way from front to back near the midline (dynamic programming)."""
+    reach = max(2, round(SEAM_REACH_MM / block_mm[2]))
+    start = max(0, round(middle) - reach)
+    band = np.clip(hu[:, :, start : round(middle) + reach + 1], -900, 0)
+    if band.shape[0] > 2:
+        band = ndimage.uniform_filter1d(band, 3, axis=0)
+    slices, rows, width = band.shape
+    aside = np.abs(np.arange(width) + start - middle) * block_mm[2]
+    best = np.zeros((slices, width), np.float32)
+    came = np.zeros((rows, slices, width), np.int64)
+    moves = range(-2, 3)
+    for row in range(rows):
+        if row:
+            padded = np.pad(best, ((0, 0), (2, 2)), constant_values=np.inf)
+            ways = np.stack([padded[:, 2 + move : 2 + move + width] + 40.0 * abs(move) for move in moves])
+            choice = ways.argmin(axis=0)
+            came[row] = choice - 2
+            best = np.take_along_axis(ways, choice[None], axis=0)[0]
+        best = best - band[:, row] + aside.astype(np.float32)
+    seam = np.empty((slices, rows), np.int64)
+    column = best.argmin(axis=1)
+    every = np.arange(slices)
+    for row in range(rows - 1, -1, -1):
+        seam[:, row] = column
+        column = column + came[row, every, column]
+    return seam + start

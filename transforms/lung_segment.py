@@ -28,6 +28,7 @@ from pneumonai.transforms.lung_anatomy import (
     inside_body,
     part_sides,
 )
+from pneumonai.transforms.lung_envelope import dense_lung
 from pneumonai.transforms.lung_grid import Grid, as_int16, block_mean, refine
 
 RIGHT, LEFT = 1, 2
@@ -36,6 +37,8 @@ TALL_STACK_MM = 100.0
 LEAST_LUNG_ML = 500.0
 LEAST_SLICE_CM2 = 10.0
 EDGE_SLICE_CM2 = 1.0
+VESSEL_MM = 8.0
+ROOM_MM = 20.0
 
 
 class LungsNotFoundError(ValueError):
@@ -149,24 +152,45 @@ def segment_canonical(volume: np.ndarray, spacing: list[float]) -> tuple[np.ndar
         LungsNotFoundError: as :class:`LungSegment`.
     """
     grid = Grid.over(volume.shape, spacing)
-    mm = grid.block_mm
     hu = block_mean(volume, grid)
     inside = inside_body(hu)
-    airways = find_airways(hu, inside, mm)
-    lungs = find_lungs(hu, inside, airways, mm)
+    airways = find_airways(hu, inside, grid.block_mm)
+    lungs = find_lungs(hu, inside, airways, grid.block_mm)
     if not lungs.any():
         raise _not_found(0.0, volume.shape[0] * spacing[0])
-    sides = part_sides(lungs, hu, inside, mm)
-    closed = [close(sides == label, 8.0, mm) for label in (RIGHT, LEFT)]
-    reach = [distance(sides == label, mm) for label in (RIGHT, LEFT)]
-    side = np.where(reach[0] <= reach[1], RIGHT, LEFT).astype(np.uint8)
-    wide_airways = grow(airways, 1.5 * mm[2], mm) & ~lungs
-    whole = (closed[0] | closed[1]) & ~wide_airways
-    near = (np.minimum(*reach) <= 1.5 * max(mm)) & ~wide_airways
-    core = distance(~whole, mm) > 1.1 * max(mm)
-    labels = refine(volume, side, near, core, AIR_MAX, grid)
+    box = _around(lungs, grid.block_mm)
+    side, near, fill = (np.zeros(hu.shape, kind) for kind in (np.uint8, bool, bool))
+    side[box], near[box], fill[box] = _outline(hu[box], inside[box], airways[box], lungs[box], grid.block_mm)
+    labels = refine(volume, side, near, fill, AIR_MAX, grid)
     _refuse_too_little(labels, spacing)
     return labels, _cut_off(labels, spacing)
+
+
+def _around(lungs: np.ndarray, block_mm: tuple[float, float, float]) -> tuple[slice, ...]:
+    """The box of blocks around the lungs with room for their closing."""
+    box = []
+    for axis, mm in enumerate(block_mm):
+        there = np.flatnonzero(lungs.any(axis=tuple(other for other in range(3) if other != axis)))
+        margin = int(np.ceil(ROOM_MM / mm))
+        box.append(slice(max(int(there[0]) - margin, 0), int(there[-1]) + margin + 1))
+    return tuple(box)
+
+
+def _outline(
+    hu: np.ndarray, inside: np.ndarray, airways: np.ndarray, lungs: np.ndarray, block_mm: tuple[float, float, float]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Blocks for :func:`refine`: side (1 right, 2 left), where air is lung, and what is lung whatever its density."""
+    sides = part_sides(lungs, hu, inside, block_mm)
+    dense = dense_lung(hu, inside, sides, airways, block_mm)
+    right, left = (distance(sides == label, block_mm) for label in (RIGHT, LEFT))
+    side = np.where(right <= left, RIGHT, LEFT).astype(np.uint8)
+    around_airways = grow(airways, 1.5 * block_mm[2], block_mm) & ~lungs
+    whole = close(sides == RIGHT, VESSEL_MM, block_mm) | close(sides == LEFT, VESSEL_MM, block_mm)
+    whole &= ~around_airways
+    near = (np.minimum(right, left) <= 1.5 * max(block_mm)) & ~around_airways
+    # At the border of aerated lung the voxels decide; inside it vessels are filled.
+    core = distance(~whole, block_mm) > 1.1 * max(block_mm)
+    return side, near, core | dense
 
 
 def _refuse_too_little(labels: np.ndarray, spacing: list[float]) -> None:
