@@ -8,21 +8,18 @@ from __future__ import annotations
 
 import io
 import os
-import threading
-import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import pydicom
-from pydicom import config
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.tag import BaseTag
 
+from pneumonai.pipeline.dicom_quiet import quiet_pydicom
 from pneumonai.pipeline.errors import StudyError
 
 THREADS = max(2, min(8, os.cpu_count() or 2))
@@ -90,33 +87,6 @@ _BRIEF_TAGS = frozenset(
 _FIRST_PIXEL_TAG = 0x7FE00008
 # Most headers fit; one read a file, and the rest of the file stays on the disk.
 _START_BYTES = 1 << 16
-
-
-_quiet_lock = threading.Lock()
-_quiet_depth = 0
-_quiet_stack = ExitStack()
-
-
-@contextmanager
-def quiet_pydicom() -> Iterator[None]:
-    """Keep pydicom's warnings about header values, which quote them, off the screen and the log.
-
-    The switches are the process's; they are set by the first that enters and set back by the last that leaves.
-    """
-    global _quiet_depth
-    with _quiet_lock:
-        _quiet_depth += 1
-        if _quiet_depth == 1:
-            _quiet_stack.enter_context(config.disable_value_validation())
-            _quiet_stack.enter_context(warnings.catch_warnings())
-            warnings.filterwarnings("ignore", module="pydicom")
-    try:
-        yield
-    finally:
-        with _quiet_lock:
-            _quiet_depth -= 1
-            if _quiet_depth == 0:
-                _quiet_stack.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,8 +286,10 @@ def read_headers(path: str) -> list[SliceHeader]:
         raise _damaged(path, InvalidDicomError())
     if header.frames <= 1:
         return [header]
+    from pneumonai.pipeline.dicom_frames import read_frames
+
     try:
-        return _frames(path, header)
+        return read_frames(path, header)
     except Exception as error:
         raise StudyError(
             path, f"{header.name}: the frames' functional groups cannot be read", "export the series again"
@@ -353,9 +325,9 @@ def _header(path: str, dataset: Dataset, syntax: str, offset: int) -> SliceHeade
         temporal=text["temporal"],
         thickness=_number(text["thickness"]),
         tilt=_number(text["tilt"]) or 0.0,
-        position=_exactly(_numbers(text["position"]), 3),
-        orientation=_exactly(_numbers(text["orientation"]), 6),
-        pixel_spacing=_exactly(_numbers(text["pixel_spacing"]), 2),
+        position=exactly(_numbers(text["position"]), 3),
+        orientation=exactly(_numbers(text["orientation"]), 6),
+        pixel_spacing=exactly(_numbers(text["pixel_spacing"]), 2),
         rows=number["rows"] or 0,
         columns=number["columns"] or 0,
         samples=number["samples"] or 1,
@@ -374,55 +346,9 @@ def _header(path: str, dataset: Dataset, syntax: str, offset: int) -> SliceHeade
     )
 
 
-def _exactly(numbers: tuple[float, ...], count: int) -> tuple[float, ...] | None:
+def exactly(numbers: tuple[float, ...], count: int) -> tuple[float, ...] | None:
+    """The numbers where they are as many as wanted and finite, else None."""
     return numbers if len(numbers) == count and all(abs(n) < 1e6 for n in numbers) else None
-
-
-def _frames(path: str, header: SliceHeader) -> list[SliceHeader]:
-    """One record a frame, from the functional groups (shared, then the frame's own)."""
-    dataset = pydicom.dcmread(path, stop_before_pixels=True, force=True)
-    shared = dataset.get("SharedFunctionalGroupsSequence") or [Dataset()]
-    per_frame = dataset.get("PerFrameFunctionalGroupsSequence") or []
-    if not per_frame:
-        return [replace(header, frame=number) for number in range(header.frames)]
-    if len(per_frame) != header.frames:
-        raise ValueError("as many functional groups as frames are required")
-    records = []
-    for number, own in enumerate(per_frame):
-
-        def find(sequence: str, keyword: str, own: Dataset = own) -> Any:
-            for group in (own, shared[0]):
-                items = group.get(sequence)
-                if items and items[0].get(keyword) is not None:
-                    return items[0].get(keyword)
-            return None
-
-        def floats(sequence: str, keyword: str, count: int, find: Any = find) -> tuple[float, ...] | None:
-            value = find(sequence, keyword)
-            return None if value is None else _exactly(tuple(float(v) for v in value), count)
-
-        slope = find("PixelValueTransformationSequence", "RescaleSlope")
-        intercept = find("PixelValueTransformationSequence", "RescaleIntercept")
-        kind = find("PixelValueTransformationSequence", "RescaleType")
-        kernel = find("CTReconstructionSequence", "ConvolutionKernel")
-        frame_type = find("CTImageFrameTypeSequence", "FrameType")
-        thickness = find("PixelMeasuresSequence", "SliceThickness")
-        records.append(
-            replace(
-                header,
-                frame=number,
-                position=floats("PlanePositionSequence", "ImagePositionPatient", 3),
-                orientation=floats("PlaneOrientationSequence", "ImageOrientationPatient", 6),
-                pixel_spacing=floats("PixelMeasuresSequence", "PixelSpacing", 2),
-                slope=header.slope if slope is None else float(slope),
-                intercept=header.intercept if intercept is None else float(intercept),
-                rescale_type=header.rescale_type if kind is None else str(kind).upper(),
-                kernel=header.kernel if kernel is None else str(kernel),
-                image_type=header.image_type if frame_type is None else tuple(str(p).upper() for p in frame_type),
-                thickness=header.thickness if thickness is None else float(thickness),
-            )
-        )
-    return records
 
 
 def read_all_headers(paths: Iterable[str]) -> tuple[list[SliceHeader], list[StudyError]]:

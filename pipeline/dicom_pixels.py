@@ -21,7 +21,8 @@ from pneumonai.pipeline.dicom_codecs import (
     is_plain_lossless_jpeg,
     pixel_element,
 )
-from pneumonai.pipeline.dicom_headers import IMPLICIT_LITTLE_ENDIAN, THREADS, SliceHeader, quiet_pydicom
+from pneumonai.pipeline.dicom_headers import IMPLICIT_LITTLE_ENDIAN, THREADS, SliceHeader
+from pneumonai.pipeline.dicom_quiet import quiet_pydicom
 from pneumonai.pipeline.errors import StudyError
 
 EXPLICIT_BIG_ENDIAN = "1.2.840.10008.1.2.2"

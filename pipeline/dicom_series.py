@@ -101,10 +101,10 @@ def group_series(headers: Iterable[SliceHeader]) -> list[SeriesGroup]:
         else:
             groups.append([header])
     found = [SeriesGroup(part) for groups in bins.values() for group in groups for part in _split_repeats(group)]
-    for group in found:
-        group.excluded = _why_excluded(group)
-        if group.head.modality == "CT":
-            _judge_geometry(group)
+    for judged in found:
+        judged.excluded = _why_excluded(judged)
+        if judged.head.modality == "CT":
+            _judge_geometry(judged)
     found.sort(key=lambda g: (g.head.series_number, g.head.series_uid, -len(g.slices)))
     return found
 

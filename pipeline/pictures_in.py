@@ -30,8 +30,9 @@ def open_picture(path: str, study_id: str, modality: Modality = Modality.CXR) ->
     try:
         data = Path(path).read_bytes()
         with Image.open(io.BytesIO(data)) as picture:
-            if getattr(picture, "n_frames", 1) > 1:
-                raise StudyError(path, f"holds {picture.n_frames} pictures", "send one picture a file")
+            pages = getattr(picture, "n_frames", 1)
+            if pages > 1:
+                raise StudyError(path, f"holds {pages} pictures", "send one picture a file")
             if picture.mode == "1":
                 raise StudyError(path, "is black and white, without greys", "send the grey picture")
             turned = picture.getexif().get(0x0112, 1) not in (0, 1)

@@ -12,7 +12,8 @@ import pydicom
 from pydicom.dataset import Dataset
 from pydicom.pixels import apply_modality_lut, apply_windowing, pixel_array
 
-from pneumonai.pipeline.dicom_headers import CHEST_WORDS, SliceHeader, quiet_pydicom, read_identifiers
+from pneumonai.pipeline.dicom_headers import CHEST_WORDS, SliceHeader, read_identifiers
+from pneumonai.pipeline.dicom_quiet import quiet_pydicom
 from pneumonai.pipeline.errors import StudyError
 from pneumonai.pipeline.pictures_in import PERCENTILES, scale_to_grey
 from pneumonai.pipeline.sources import StudySource, fingerprint
