@@ -97,7 +97,8 @@ def _check_hounsfield(study: Study) -> None:
             "subtract 1024 (the rescale intercept was not applied), or " + send,
         )
     if lowest > -300:
-        raise StudyError(study.path, f"its values ({lowest:g} to {highest:g}) hold no air, no Hounsfield units", send)
+        reason = f"its values ({lowest:g} to {highest:g}) hold no air: no lungs, or no Hounsfield units"
+        raise StudyError(study.path, reason, send)
 
 
 def _check_geometry(study: Study, input_kind: InputKind) -> list[str]:
