@@ -185,7 +185,7 @@ def phantom(
         return
     from pneumonai.pipeline.phantom import make_phantom, write
 
-    writers = {
+    writers: dict[Form, Callable[..., list[Path]]] = {
         Form.DICOM: write.write_dicom,
         Form.NIFTI: write.write_nifti,
         Form.XRAY: write.write_xray,

@@ -115,7 +115,7 @@ def _find_lungs(study: Study) -> np.ndarray:
         raise study_error(study.id, error) from error
     study.warnings += warnings
     # As the image lies in memory: measures and writers read along it.
-    return in_order_of(study.image, labels.as_tensor()[0].numpy())  # type: ignore[union-attr]
+    return in_order_of(study.image, labels.as_tensor()[0].numpy())
 
 
 def answer(prepared: Prepared, model: Model, options: Options) -> tuple[Result, Maps]:

@@ -5,6 +5,7 @@ Every field is smooth, so the image's grid gets it by interpolation and cuts it 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -68,7 +69,9 @@ def make_frame(patient: Patient, grid: Grid) -> Frame:
     return Frame(cos * x + sin * y, -sin * x + cos * y, z, width, depth, centre)
 
 
-def _outline(x: np.ndarray, y: np.ndarray, half_x: np.ndarray, half_y: np.ndarray, power: float) -> np.ndarray:
+def _outline(
+    x: np.ndarray, y: np.ndarray, half_x: np.ndarray | np.float32, half_y: np.ndarray | np.float32, power: float
+) -> np.ndarray:
     """Depth inside a superellipse along the ray from its centre, mm."""
     radius = np.sqrt(x * x + y * y) + 1e-3
     rho = ((np.abs(x) / half_x) ** power + (np.abs(y) / half_y) ** power) ** (1 / power) + 1e-3
@@ -81,7 +84,7 @@ def _ellipsoid(frame: Frame, centre: tuple[float, float, float], radii: tuple[fl
     return (1 - np.sqrt(dx * dx + dy * dy + dz * dz)) * np.float32(min(radii))
 
 
-def _tube(frame: Frame, points: list[tuple[float, float, float]], radius: float) -> np.ndarray:
+def _tube(frame: Frame, points: Sequence[tuple[float, float, float]], radius: float) -> np.ndarray:
     """Depth inside a tube along a polyline, mm."""
     depth = np.full(np.broadcast_shapes(frame.x.shape, frame.z.shape), -1e3, np.float32)
     for start, end in pairwise(points):

@@ -37,10 +37,9 @@ class Grid:
 
     def coarsened(self, step: float) -> Grid:
         """A grid of ``step`` mm that covers this one with two voxels to spare on each side."""
-        extent = [(count - 1) * size for count, size in zip(self.shape, self.spacing, strict=True)]
-        shape = tuple(math.ceil(length / step) + 5 for length in extent)
-        origin = tuple(start - 2 * step for start in self.origin)
-        return Grid(shape, (step, step, step), origin)
+        a, b, c = (math.ceil((n - 1) * size / step) + 5 for n, size in zip(self.shape, self.spacing, strict=True))
+        x, y, z = (start - 2 * step for start in self.origin)
+        return Grid((a, b, c), (step, step, step), (x, y, z))
 
     @property
     def edge_mm(self) -> float:

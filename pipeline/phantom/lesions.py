@@ -74,7 +74,7 @@ def _seeds(chest: Chest, rng: np.random.Generator, side: int, count: int) -> np.
     return places[chosen]
 
 
-def _blend(image: np.ndarray, region: tuple[slice, ...], target: np.ndarray, share: np.ndarray) -> None:
+def _blend(image: np.ndarray, region: tuple[slice, ...], target: np.ndarray | np.float32, share: np.ndarray) -> None:
     """Move ``image`` towards denser values by ``share``; never make it less dense."""
     view = image[region]
     view += share * np.maximum(target - view, 0)

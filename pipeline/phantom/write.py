@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,19 +21,19 @@ DESCRIPTION = "Synthetic phantom, not a patient"
 def _save(path: Path, write: Callable[[Path], object]) -> Path:
     """Write to a temporary name beside ``path`` with the same ending, then rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".partial.{path.name}")
+    unfinished = path.with_name(f".partial.{path.name}")
     try:
-        write(partial)
-        partial.replace(path)
+        write(unfinished)
+        unfinished.replace(path)
     finally:
-        partial.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
     return path
 
 
 def _save_png(path: Path, picture: np.ndarray) -> Path:
     from PIL import Image
 
-    return _save(path, lambda partial: Image.fromarray(picture).save(partial, format="PNG"))
+    return _save(path, lambda unfinished: Image.fromarray(picture).save(unfinished, format="PNG"))
 
 
 def _uid(phantom: Phantom, *parts: object) -> str:
@@ -119,7 +120,7 @@ def write_dicom(phantom: Phantom, folder: str | Path, *, transfer_syntax: str | 
         if transfer_syntax is not None and transfer_syntax != ds.file_meta.TransferSyntaxUID:
             ds.compress(transfer_syntax, generate_instance_uid=False)
         path = Path(folder) / f"IM{ds.InstanceNumber:04d}.dcm"
-        files.append(_save(path, lambda partial, ds=ds: ds.save_as(partial, enforce_file_format=True)))
+        files.append(_save(path, partial(ds.save_as, enforce_file_format=True)))
     return files
 
 
