@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +133,7 @@ def test_a_failure_is_recorded_and_the_rest_goes_on(
     studies, output = tmp_path / "studies", tmp_path / "output"
     save(small_phantom.image, small_phantom.affine, studies / "good.nii.gz")
     water = np.random.default_rng(0).normal(0, 20, (64, 64, 40)).astype(np.int16)
+    water[:8], water[-8:] = -1000, -1000  # a block of water with air on both sides
     save(water, np.diag([3.0, 3, 5, 1]), studies / "a_water.nii.gz")
     save(small_phantom.image, small_phantom.affine, studies / "zzz.nii.gz")
     outcomes = batch(studies, small_bundle, output, model)
@@ -187,8 +192,6 @@ def test_an_output_that_cannot_be_written_leaves_nothing(small_study: Path, mode
 
 
 def test_a_bundle_without_usable_weights_is_refused(small_bundle: Path, tmp_path: Path) -> None:
-    import shutil
-
     copy = tmp_path / "broken"
     shutil.copytree(small_bundle, copy)
     weights = copy / "models" / "model.pt"
@@ -198,3 +201,30 @@ def test_a_bundle_without_usable_weights_is_refused(small_bundle: Path, tmp_path
     weights.unlink()
     with pytest.raises(BundleError, match="broken: there is no weights file"):
         Model(find_bundle(copy), device="cpu", precision="fp32")
+
+
+def test_an_interrupted_run_leaves_finished_studies_whole_and_resumes(
+    small_phantom: Any, small_bundle: Path, tmp_path: Path
+) -> None:
+    studies, output = tmp_path / "studies", tmp_path / "output"
+    for name in ("a", "b", "c", "d"):
+        save(small_phantom.image, small_phantom.affine, studies / f"{name}.nii.gz")
+    command = [sys.executable, "-c", "from pneumonai.pipeline.cli import main; main()", "predict", str(studies)]
+    command += ["--bundle", str(small_bundle), "--no-report", "--output", str(output)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("a: ")  # the first study is answered
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert errors.strip().splitlines()[-1] == "interrupted: finished studies are whole; --resume goes on"
+    done = [folder for folder in output.iterdir() if folder.is_dir()]
+    assert 1 <= len(done) < 4
+    for folder in done:
+        named = json.loads((folder / "result.json").read_text())["files"]
+        assert sorted(named) == sorted(path.name for path in folder.iterdir())
+    resumed = subprocess.run([*command, "--resume"], capture_output=True, text=True, check=False)
+    assert resumed.returncode == 0, resumed.stderr
+    assert resumed.stdout.count("(answered earlier)") == len(done)
+    with (output / "summary.csv").open(newline="") as file:
+        assert [row["status"] for row in csv.DictReader(file)] == ["done"] * 4
