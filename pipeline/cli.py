@@ -108,10 +108,14 @@ def predict(
     failed = 0
     outcomes = run_batch(sources, chosen, output, options, load_model, resume=resume)
     with _progress("studies", len(sources), hidden=quiet) as advance:
-        for outcome in outcomes:
-            failed += outcome.error is not None
-            _tell(outcome, output, quiet)
-            advance()
+        try:
+            for outcome in outcomes:
+                failed += outcome.error is not None
+                _tell(outcome, output, quiet)
+                advance()
+        except KeyboardInterrupt:
+            typer.echo("interrupted: finished studies are whole; --resume goes on", err=True)
+            raise typer.Exit(130) from None
     if not quiet:
         notice = chosen.settings.get("notice", "not for clinical use")
         typer.echo(f"{len(sources) - failed} of {len(sources)} answered, {output / 'summary.csv'}. Note: {notice}.")
@@ -273,9 +277,6 @@ def main() -> None:
     """Entry point: errors that a user can cause are one line and exit code 1, or 2 where the call is wrong."""
     try:
         app()
-    except KeyboardInterrupt:
-        typer.echo("interrupted: finished studies are whole; --resume goes on", err=True)
-        sys.exit(130)
     except Exception as error:
         if os.environ.get("PNEUMONAI_DEBUG"):
             traceback.print_exc()
