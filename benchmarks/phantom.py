@@ -2,17 +2,22 @@
 
 ``python benchmarks/phantom.py`` times ``make_phantom`` at 256x256x96. ``--difficulty 100`` makes 100 a kind and
 prints the cross-validated accuracy of a logistic regression on the share of the lung above -700 HU and the difference
-of that share between the sides: the figure that stands beside every accuracy on phantoms.
+of that share between the sides: the figure that stands beside every accuracy on phantoms. ``--datalist FILE`` fits it on
+the training part of a data set of ``pneumonai phantom --count`` and scores the test part.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import time
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from pathlib import Path
+from typing import Any
 
+import nibabel as nib
 import numpy as np
 from machine import describe_machine, refuse_when_busy
 from sklearn.linear_model import LogisticRegression
@@ -20,21 +25,27 @@ from sklearn.model_selection import StratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from pneumonai.pipeline.metrics import classification_report
 from pneumonai.pipeline.phantom import Kind, make_phantom
 
 
+def two_numbers(image: np.ndarray, lungs: np.ndarray) -> list[float]:
+    """Share of the lung above -700 HU, and the absolute difference of that share between the sides."""
+    dense = image > -700
+    shares = [float(dense[lungs == side].mean()) for side in (1, 2)]
+    return [float(dense[lungs > 0].mean()), abs(shares[0] - shares[1])]
+
+
 def measure(job: tuple[Kind, int], shape: tuple[int, int, int]) -> list[float]:
-    """Label, share above -700 HU, its difference between the sides, load, and both lungs in litres."""
+    """Label, the two numbers, load, and both lungs in litres."""
     phantom = make_phantom(*job, shape=shape)
-    dense, litres = phantom.image > -700, float(np.prod(phantom.spacing)) / 1e6
+    litres = float(np.prod(phantom.spacing)) / 1e6
     sides = [phantom.lungs == side for side in (1, 2)]
-    shares = [float(dense[side].mean()) for side in sides]
     inside = phantom.lungs > 0
     volumes = [float(side.sum()) * litres for side in sides]
     return [
         phantom.label,
-        float(dense[inside].mean()),
-        abs(shares[0] - shares[1]),
+        *two_numbers(phantom.image, phantom.lungs),
         float(phantom.infection.sum() / inside.sum()),
         *volumes,
     ]
@@ -60,6 +71,28 @@ def print_difficulty(count: int, shape: tuple[int, int, int], first_seed: int) -
     print(f"lungs {low:.1f} to {high:.1f} litres, median {middle:.1f}; right larger in {larger:.0%}")
 
 
+def measure_item(item: dict[str, Any], folder: Path) -> list[float]:
+    """Label and the two numbers of one item of a phantom datalist, the true lungs given."""
+    image, lungs = (np.asarray(nib.load(folder / item[key]).dataobj) for key in ("image", "lungs"))
+    return [item["label"], *two_numbers(image, lungs)]
+
+
+def print_baseline(datalist: Path) -> None:
+    """Fit the logistic regression on a datalist's training part and print its accuracy on the test part."""
+    content = json.loads(datalist.read_text(encoding="utf-8"))
+    with ProcessPoolExecutor(2) as pool:
+        read = partial(measure_item, folder=datalist.parent)
+        training, test = (np.array(list(pool.map(read, content[p], chunksize=8))) for p in ("training", "test"))
+    model = make_pipeline(StandardScaler(), LogisticRegression()).fit(training[:, 1:], training[:, 0].astype(int))
+    names = [kind.value for kind in Kind]
+    report = classification_report(test[:, 0].astype(int), model.predict_proba(test[:, 1:]), names)
+    low, high = report["accuracy_interval"]
+    print(
+        f"logistic regression on two numbers, {len(training)} training and {len(test)} test phantoms: "
+        f"accuracy {report['accuracy']:.3f} (95 % interval {low:.3f} to {high:.3f}), AUC {report['auc']:.3f}"
+    )
+
+
 def print_times(shape: tuple[int, int, int], repeats: int, force: bool) -> None:
     refuse_when_busy(force=force)
     make_phantom(Kind.NORMAL, 0, shape=(32, 32, 32))
@@ -79,11 +112,14 @@ def main() -> None:
     parser.add_argument("--shape", type=int, nargs=3, default=None, help="256 256 96; with --difficulty 96 96 48")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--difficulty", type=int, default=0, metavar="COUNT", help="phantoms a kind")
+    parser.add_argument("--datalist", type=Path, help="fit on its training part, score its test part")
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--force", action="store_true", help="time on a busy machine too")
     arguments = parser.parse_args()
     print(describe_machine())
-    if arguments.difficulty:
+    if arguments.datalist:
+        print_baseline(arguments.datalist)
+    elif arguments.difficulty:
         print_difficulty(arguments.difficulty, tuple(arguments.shape or (96, 96, 48)), arguments.first_seed)
     else:
         print_times(tuple(arguments.shape or (256, 256, 96)), arguments.repeats, arguments.force)
