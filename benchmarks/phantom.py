@@ -2,8 +2,8 @@
 
 ``python benchmarks/phantom.py`` times ``make_phantom`` at 256x256x96. ``--difficulty 100`` makes 100 a kind and
 prints the cross-validated accuracy of a logistic regression on the share of the lung above -700 HU and the difference
-of that share between the sides: the figure that stands beside every accuracy on phantoms. ``--datalist FILE`` fits it on
-the training part of a data set of ``pneumonai phantom --count`` and scores the test part.
+of that share between the sides: the figure that stands beside every accuracy on phantoms. ``--datalist FILE`` fits it
+on the training part of a data set of ``pneumonai phantom --count`` and scores the test part.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ import cc3d
 import numpy as np
 from scipy import ndimage, sparse
 from scipy.sparse.linalg import splu
+from skimage.segmentation import watershed
 
 from pneumonai.transforms.lung_anatomy import close, distance, grow
 
@@ -29,15 +30,26 @@ HEIGHT_SCALE_MM = 8.0
 """The costal surface follows the samples over greater distances than these, and is smooth over shorter ones."""
 
 SLACK_MM = 1.5
-MIDLINE_MM = 12.0
+WALL_SLACK_MM = 3.5
+"""Consolidation at the ribs: how far beyond the fitted surface it is filled; fat lies there."""
+MIDLINE_MM = 6.0
 AIRWAY_MM = 8.0
-EVEN_TISSUE = 12.0
-BRIGHT_TISSUE = 60.0
-SHEET_MM = 2.5
-ENCLOSED = 0.42
-LEAST_PIECE_ML = 1.0
+APEX_SHARE = 0.33
+
 GLASS_STEEPNESS = 75.0
 """HU a millimetre; the border of aerated lung, seen by blocks, is steeper."""
+EVEN_TISSUE = 12.0
+BRIGHT_TISSUE = 60.0
+BRIGHTEST = 90.0
+"""HU of smoothed tissue: even tissue lies above the first; over the others there is bone or contrast medium."""
+SHEET_MM = 2.5
+
+PIECE_MM = 12.0
+NECK_MM = 3.0
+SHELL_MM = 4.5
+LUNG_SIDE, LUNG_SIDE_EXPECTED = 0.30, 0.18
+ENCLOSED, ENCLOSED_EXPECTED = 0.42, 0.14
+"""Share of a piece's surroundings that are lung, or lung and ribs, and what the other side's lung takes off."""
 
 
 def costal_depth(lungs: np.ndarray, block_mm: Sequence[float]) -> np.ndarray:
@@ -94,7 +106,7 @@ def _fit_from_outside(samples: np.ndarray, step_mm: float) -> np.ndarray:
         system = (sparse.diags(weight + 1e-6) + rough).tocsc()
         surface = splu(system, permc_spec="MMD_AT_PLUS_A", options={"SymmetricMode": True}).solve(weight * values)
         short = surface - values
-        weight = known * np.where(short < 1.5, 1.0, np.exp(-((short - 1.5) ** 2) / 4.0) + 1e-3)
+        weight = known * np.where(short < 1.5, 1.0, np.exp(-((short - 1.5) ** 2) / 4.0) + 1e-5)
     return surface.reshape(rows, columns)
 
 
@@ -115,17 +127,43 @@ def dense_lung(
     """
     air = lungs > 0
     depth = costal_depth(air, block_mm)
-    cavity = inside & (depth > -SLACK_MM)
-    columns = np.flatnonzero(air.any(axis=(0, 1)))
-    off_midline = np.abs(np.arange(hu.shape[2]) - (columns[0] + columns[-1]) / 2) * block_mm[2] > MIDLINE_MM
-    zone = cavity & off_midline & ~air & ~grow(airways, AIRWAY_MM, block_mm)
-    candidates = _glass(hu, zone & (depth > 1), block_mm) | _uneven_tissue(hu, zone, inside, air, depth, block_mm)
-    candidates |= zone & (hu < -150) & (hu > -700) & grow(candidates, 4.0, block_mm)
     wall = depth <= 0
-    dense = _enclosed(candidates & ~air, air, wall, block_mm)
+    columns = np.flatnonzero(air.any(axis=(0, 1)))
+    chest = inside & (np.abs(np.arange(hu.shape[2]) - (columns[0] + columns[-1]) / 2) * block_mm[2] > MIDLINE_MM)
+    zone = chest & (depth > -SLACK_MM) & ~air & ~grow(airways, AIRWAY_MM, block_mm)
+    area = air.sum(axis=(1, 2))
+    apex = np.flatnonzero(area > APEX_SHARE * area.max())[-1] + 1
+    # Over the lungs' tops the ribs close in, and muscles and vessels of the neck lie between them.
+    zone[apex:] &= grow(air, 8.0, block_mm)[apex:]
+    dense = _glass(hu, zone & (depth > 1), block_mm) | _uneven_tissue(hu, zone, inside, air, depth, block_mm)
+    dense |= zone & (hu < -150) & (hu > -700) & grow(dense, 4.0, block_mm)
+    dense |= close(dense, 5.0, block_mm) & zone & (hu < BRIGHTEST)
+    expected = grow(_mirrored(air), 10.0, block_mm)
+    dense = _enclosed(dense, air, wall, expected, block_mm)
     if not dense.any():
         return dense
-    return (dense | _gaps(dense, lungs, wall, cavity & off_midline, block_mm)) & ~air
+    return (dense | _gaps(dense, lungs, wall, chest & (depth > -WALL_SLACK_MM), block_mm)) & ~air
+
+
+def _mirrored(lungs: np.ndarray) -> np.ndarray:
+    """The lungs reflected in the plane of columns where they meet their reflection best: where lung is expected."""
+    columns = np.flatnonzero(lungs.any(axis=(0, 1)))
+    total, last = int(columns[0] + columns[-1]), lungs.shape[2] - 1
+    sample = lungs[::2, ::2]
+
+    def reflection(of: np.ndarray, both: int) -> tuple[slice, np.ndarray]:
+        where = slice(max(0, both - last), min(last, both) + 1)
+        return where, of[..., where][..., ::-1]
+
+    def overlap(both: int) -> int:
+        where, reflected = reflection(sample, both)
+        return np.count_nonzero(sample[..., where] & reflected)
+
+    best = max(range(total - 12, total + 13), key=overlap)
+    out = np.zeros_like(lungs)
+    where, reflected = reflection(lungs, best)
+    out[..., where] = reflected
+    return out
 
 
 def _glass(hu: np.ndarray, zone: np.ndarray, block_mm: Sequence[float]) -> np.ndarray:
@@ -160,37 +198,46 @@ def _uneven_tissue(
     uneven = ndimage.uniform_filter(uneven.astype(np.float32), 3) > 0.5
     # Seams between fat and organs are uneven too, but thin.
     thick = distance(~uneven, block_mm) > SHEET_MM
-    return grow(thick, SHEET_MM + 1.0, block_mm) & zone & (hu < 90)
+    return grow(thick, SHEET_MM + 1.0, block_mm) & zone & (hu < BRIGHTEST)
 
 
-def _enclosed(candidates: np.ndarray, air: np.ndarray, wall: np.ndarray, block_mm: Sequence[float]) -> np.ndarray:
-    """Candidates with aerated lung, ribs or accepted ones around them; those that hang together are parted by erosion.
+def _enclosed(
+    candidates: np.ndarray, air: np.ndarray, wall: np.ndarray, expected: np.ndarray, block_mm: Sequence[float]
+) -> np.ndarray:
+    """Candidates with aerated lung, ribs or accepted ones around them, piece by piece until no more are accepted.
 
     Fat and vessels of the mediastinum, stomach and spleen touch the lungs with a small part of their surface only.
+    What hangs together by a neck is parted there first; where the other side has lung, less is asked for.
     """
-    accepted = np.zeros_like(candidates)
-    rest = candidates
-    least = LEAST_PIECE_ML * 1000 / float(np.prod(block_mm))
-    around = air | wall
-    margin = [int(np.ceil(16.0 / mm)) for mm in block_mm]
-    for erosion in (0.0, 4.0, 7.0, 10.0):
-        core = distance(~rest, block_mm) > erosion if erosion else rest
-        labels = cc3d.connected_components(core, connectivity=6)
-        sizes = np.bincount(labels.ravel())
-        for index, box in enumerate(ndimage.find_objects(labels), start=1):
-            if sizes[index] < (least if not erosion else 0.1 * least):
-                continue
-            wide = tuple(slice(max(s.start - m, 0), s.stop + m) for s, m in zip(box, margin, strict=True))
-            piece = labels[wide] == index
-            if erosion:
-                piece = grow(piece, erosion + 0.5, block_mm) & rest[wide]
-            if np.count_nonzero(piece) < least:
-                continue
-            shell = grow(piece, 4.5, block_mm) & ~piece & ~accepted[wide]
-            if np.count_nonzero(shell & around[wide]) > ENCLOSED * np.count_nonzero(shell):
-                accepted[wide] |= piece
-        rest = rest & ~accepted
-    return accepted
+    depth = ndimage.gaussian_filter(distance(~candidates, block_mm), [NECK_MM / mm for mm in block_mm], truncate=2.0)
+    peaks = (depth == ndimage.maximum_filter(depth, [1 + 2 * round(PIECE_MM / mm) for mm in block_mm])) & candidates
+    pieces = watershed(-depth, cc3d.connected_components(peaks, connectivity=26), mask=candidates)
+    boxes = ndimage.find_objects(pieces)
+    count = len(boxes)
+    codes = pieces.copy()
+    codes[wall] = count + 2
+    codes[air] = count + 1
+    contacts = np.zeros((count + 1, count + 3))
+    margin = [int(np.ceil(SHELL_MM / mm)) + 1 for mm in block_mm]
+    for index, box in enumerate(boxes, start=1):
+        wide = tuple(slice(max(s.start - m, 0), s.stop + m) for s, m in zip(box, margin, strict=True))
+        piece = pieces[wide] == index
+        shell = grow(piece, SHELL_MM, block_mm) & ~piece
+        contacts[index] = np.bincount(codes[wide][shell], minlength=count + 3)
+    contacts /= np.maximum(contacts.sum(axis=1, keepdims=True), 1)
+    sizes = np.maximum(np.bincount(pieces.ravel(), minlength=count + 1), 1)
+    likely = np.bincount(pieces[expected], minlength=count + 1) / sizes
+    lung = np.zeros(count + 3, bool)
+    lung[count + 1] = True
+    while True:
+        beside_lung = contacts[:, lung].sum(axis=1)
+        fits = (beside_lung > LUNG_SIDE - LUNG_SIDE_EXPECTED * likely) & (
+            beside_lung + contacts[:, count + 2] > ENCLOSED - ENCLOSED_EXPECTED * likely
+        )
+        fits[0] = False
+        if not (fits & ~lung[: count + 1]).any():
+            return lung[: count + 1][pieces]
+        lung[: count + 1] |= fits
 
 
 def _gaps(
