@@ -142,7 +142,7 @@ def dense_lung(
     dense = _enclosed(dense, air, wall, expected, block_mm)
     if not dense.any():
         return dense
-    return (dense | _gaps(dense, lungs, wall, chest & (depth > -WALL_SLACK_MM), block_mm)) & ~air
+    return (dense | _gaps(dense, lungs, wall, inside & (depth > -WALL_SLACK_MM), block_mm)) & ~air
 
 
 def _mirrored(lungs: np.ndarray) -> np.ndarray:

@@ -20,6 +20,7 @@ AIR_HU = -1024
 BRIGHT_HU = 1500
 BLOCK_MM = 3.0
 SLAB = 16
+FILLED = 0.35
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ def refine(
             return
         soft = torch.from_numpy(fill[low] * (1 - weight) + fill[high] * weight)[:, None]
         scaled = F.interpolate(soft, size=(soft.shape[2] * fy, soft.shape[3] * fx), mode="bilinear")
-        filled = (scaled[:, 0, : size[0], : size[1]] > 0.5).numpy()
+        filled = (scaled[:, 0, : size[0], : size[1]] > FILLED).numpy()
         block = np.where(near, side, 0)[index]
         label = _repeat(block, fy, fx)[:, : size[0], : size[1]]
         part = volume[planes[0] : planes[-1] + 1, window[0], window[1]]

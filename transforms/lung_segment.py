@@ -37,7 +37,7 @@ TALL_STACK_MM = 100.0
 LEAST_LUNG_ML = 500.0
 LEAST_SLICE_CM2 = 10.0
 EDGE_SLICE_CM2 = 1.0
-VESSEL_MM = 8.0
+VESSEL_MM = 12.0
 ROOM_MM = 20.0
 
 
@@ -187,7 +187,7 @@ def _outline(
     around_airways = grow(airways, 1.5 * block_mm[2], block_mm) & ~lungs
     whole = close(sides == RIGHT, VESSEL_MM, block_mm) | close(sides == LEFT, VESSEL_MM, block_mm)
     whole &= ~around_airways
-    near = (np.minimum(right, left) <= 1.5 * max(block_mm)) & ~around_airways
+    near = (np.minimum(np.minimum(right, left), distance(dense, block_mm)) <= 1.5 * max(block_mm)) & ~around_airways
     # At the border of aerated lung the voxels decide; inside it vessels are filled.
     core = distance(~whole, block_mm) > 1.1 * max(block_mm)
     return side, near, core | dense
