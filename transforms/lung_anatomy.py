@@ -125,7 +125,8 @@ def find_lungs(hu: np.ndarray, inside: np.ndarray, airways: np.ndarray, block_mm
     tissue = inside & (hu > -300)
     gas = inside & (hu < -940)
     enclosed = _enclosed_gas(gas, tissue, block_mm)
-    air &= ~(grow(enclosed, 2.2 * block_mm[2], block_mm) & ~airways)
+    if enclosed.any():
+        air &= ~grow(enclosed, 2.2 * block_mm[2], block_mm) | airways
     labels, count = cc3d.connected_components(air, connectivity=6, return_N=True)
     lungs = np.zeros(count + 1, bool)
     if count == 0:

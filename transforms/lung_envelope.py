@@ -111,38 +111,49 @@ def _fit_from_outside(samples: np.ndarray, step_mm: float) -> np.ndarray:
 
 
 def dense_lung(
-    hu: np.ndarray, inside: np.ndarray, lungs: np.ndarray, airways: np.ndarray, block_mm: Sequence[float]
+    hu: np.ndarray,
+    inside: np.ndarray,
+    lungs: np.ndarray,
+    to_air: np.ndarray,
+    to_airways: np.ndarray,
+    block_mm: Sequence[float],
 ) -> np.ndarray:
-    """Blocks of ground glass and consolidation that belong to the lungs, beyond ``lungs`` (their air).
+    """Blocks of ground glass and consolidation that belong to the lungs, beyond their air.
 
     Args:
         hu: block means.
         inside: blocks inside the body.
-        lungs: blocks of aerated lung, or their labels.
-        airways: trachea and main bronchi.
+        lungs: labels of aerated lung, 1 right and 2 left.
+        to_air: distance in mm to aerated lung.
+        to_airways: distance in mm to trachea and main bronchi.
         block_mm: size of a block.
 
     Returns:
-        bool, never further out than the costal surface.
+        bool, hardly further out than the costal surface.
     """
     air = lungs > 0
     depth = costal_depth(air, block_mm)
     wall = depth <= 0
     columns = np.flatnonzero(air.any(axis=(0, 1)))
     chest = inside & (np.abs(np.arange(hu.shape[2]) - (columns[0] + columns[-1]) / 2) * block_mm[2] > MIDLINE_MM)
-    zone = chest & (depth > -SLACK_MM) & ~air & ~grow(airways, AIRWAY_MM, block_mm)
+    zone = chest & (depth > -SLACK_MM) & ~air & (to_airways > AIRWAY_MM)
     area = air.sum(axis=(1, 2))
     apex = np.flatnonzero(area > APEX_SHARE * area.max())[-1] + 1
     # Over the lungs' tops the ribs close in, and muscles and vessels of the neck lie between them.
-    zone[apex:] &= grow(air, 8.0, block_mm)[apex:]
-    dense = _glass(hu, zone & (depth > 1), block_mm) | _uneven_tissue(hu, zone, inside, air, depth, block_mm)
+    zone[apex:] &= to_air[apex:] <= 8.0
+    dense = _glass(hu, zone & (depth > 1), block_mm) | _uneven_tissue(hu, zone, inside, to_air, depth, block_mm)
     dense |= zone & (hu < -150) & (hu > -700) & grow(dense, 4.0, block_mm)
     dense |= close(dense, 5.0, block_mm) & zone & (hu < BRIGHTEST)
     expected = grow(_mirrored(air), 10.0, block_mm)
     dense = _enclosed(dense, air, wall, expected, block_mm)
     if not dense.any():
         return dense
-    return (dense | _gaps(dense, lungs, wall, inside & (depth > -WALL_SLACK_MM), block_mm)) & ~air
+    box = tuple(
+        slice(max(part.start - round(30 / mm), 0), part.stop + round(30 / mm))
+        for part, mm in zip(ndimage.find_objects(dense.view(np.uint8))[0], block_mm, strict=True)
+    )
+    dense[box] |= _gaps(dense[box], lungs[box], wall[box], (inside & (depth > -WALL_SLACK_MM))[box], block_mm)
+    return dense & ~air
 
 
 def _mirrored(lungs: np.ndarray) -> np.ndarray:
@@ -178,11 +189,16 @@ def _long_axes(hu: np.ndarray) -> list[int]:
 
 
 def _uneven_tissue(
-    hu: np.ndarray, zone: np.ndarray, inside: np.ndarray, air: np.ndarray, depth: np.ndarray, block_mm: Sequence[float]
+    hu: np.ndarray,
+    zone: np.ndarray,
+    inside: np.ndarray,
+    to_air: np.ndarray,
+    depth: np.ndarray,
+    block_mm: Sequence[float],
 ) -> np.ndarray:
     """Tissue that is darker or more uneven than blood, liver and muscle, and is not plain fat."""
     # Blocks next to air are mixtures and would look uneven everywhere.
-    tissue = inside & (hu > -250) & ~grow(air, 1.1 * max(block_mm), block_mm)
+    tissue = inside & (hu > -250) & (to_air > 1.1 * max(block_mm))
     share = ndimage.uniform_filter(tissue.astype(np.float32), 3)
     enough = np.maximum(share, 1e-3)
     values = np.where(tissue, hu, np.float32(0))

@@ -6,7 +6,7 @@ the back, columns to the patient's left.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -97,37 +97,48 @@ def block_mean(volume: np.ndarray, grid: Grid) -> np.ndarray:
     return out
 
 
-def refine(
-    volume: np.ndarray, side: np.ndarray, near: np.ndarray, fill: np.ndarray, threshold: float, grid: Grid
-) -> np.ndarray:
+@dataclass(frozen=True)
+class Blocks:
+    """What the block anatomy says about the lungs.
+
+    Attributes:
+        side: uint8, 1 right and 2 left, defined wherever ``near`` or ``fill`` is.
+        near: blocks whose air belongs to the lungs.
+        fill: blocks that belong to the lungs whatever their HU (vessels, lesions).
+    """
+
+    side: np.ndarray
+    near: np.ndarray
+    fill: np.ndarray
+
+
+def refine(volume: np.ndarray, blocks: Blocks, threshold: float, grid: Grid, out: np.ndarray) -> np.ndarray:
     """Full-resolution label map from the block anatomy.
 
     A voxel is lung where it is air (below ``threshold``) in a block of ``near``, or where the interpolated ``fill``
-    exceeds a half; its side is that of its block.
+    exceeds 0.35, a little less than half so that the rim of a lesion is in; its side is that of its block.
 
     Args:
         volume: int16 HU, canonical order.
-        side: uint8 blocks, 1 right and 2 left, defined wherever ``near`` or ``fill`` is.
-        near: blocks whose air belongs to the lungs.
-        fill: blocks that belong to the lungs whatever their HU (vessels, lesions).
+        blocks: the block anatomy.
         threshold: HU between lung and soft tissue.
         grid: the block grid.
+        out: uint8 of the volume's shape, all zero: takes 1 right, 2 left.
 
     Returns:
-        uint8 of the volume's shape: 0, 1 right, 2 left.
+        Voxels of lung in every slice.
     """
-    out = np.zeros(grid.shape, np.uint8)
+    counts = np.zeros(grid.shape[0], np.int64)
     fz, fy, fx = grid.factors
-    used = near | fill
+    used = blocks.near | blocks.fill
     if not used.any():
-        return out
+        return counts
     rows, columns = (np.flatnonzero(used.any(axis=axes)) for axes in ((0, 2), (0, 1)))
     r0, r1 = max(rows[0] - 1, 0), rows[-1] + 2
     c0, c1 = max(columns[0] - 1, 0), columns[-1] + 2
     window = (slice(r0 * fy, min(r1 * fy, grid.shape[1])), slice(c0 * fx, min(c1 * fx, grid.shape[2])))
-    blocks = (slice(None), slice(r0, r1), slice(c0, c1))
-    side, near, fill = side[blocks], near[blocks], fill[blocks]
-    size = (window[0].stop - window[0].start, window[1].stop - window[1].start)
+    side, near, fill = (part[:, r0:r1, c0:c1] for part in (blocks.side, blocks.near, blocks.fill))
+    height, width = (part.stop - part.start for part in window)
 
     def slab(start: int) -> None:
         planes = np.arange(start, min(start + SLAB, grid.shape[0]))
@@ -135,29 +146,27 @@ def refine(
         position = np.clip((planes + 0.5) / fz - 0.5, 0, grid.block_shape[0] - 1)
         low = position.astype(np.int64)
         high = np.minimum(low + 1, grid.block_shape[0] - 1)
-        weight = (position - low).astype(np.float32)[:, None, None]
-        if not used[index.min() : high.max() + 1].any() and not used[low.min()].any():
+        if not used[low[0] : high[-1] + 1].any():
             return
+        weight = (position - low).astype(np.float32)[:, None, None]
         soft = torch.from_numpy(fill[low] * (1 - weight) + fill[high] * weight)[:, None]
         scaled = F.interpolate(soft, size=(soft.shape[2] * fy, soft.shape[3] * fx), mode="bilinear")
-        filled = (scaled[:, 0, : size[0], : size[1]] > FILLED).numpy()
-        block = np.where(near, side, 0)[index]
-        label = _repeat(block, fy, fx)[:, : size[0], : size[1]]
-        part = volume[planes[0] : planes[-1] + 1, window[0], window[1]]
-        result = np.multiply(label, part < threshold, dtype=np.uint8)
-        np.copyto(result, _repeat(side[index], fy, fx)[:, : size[0], : size[1]], where=filled)
-        out[planes[0] : planes[-1] + 1, window[0], window[1]] = result
+        filled = (scaled[:, 0, :height, :width] > FILLED).numpy()
+        region = (slice(start, start + len(planes)), *window)
+        lung = _repeat(near[index], fy, fx)[:, :height, :width] & (volume[region] < threshold)
+        lung |= filled
+        counts[region[0]] = np.count_nonzero(lung, axis=(1, 2))
+        out[region] = lung * _repeat(side[index], fy, fx)[:, :height, :width]
 
     _in_threads(slab, range(0, grid.shape[0], SLAB))
-    return out
+    return counts
 
 
 def _repeat(blocks: np.ndarray, fy: int, fx: int) -> np.ndarray:
     return np.repeat(np.repeat(blocks, fx, axis=2), fy, axis=1)
 
 
-def _in_threads(function, starts: range) -> None:  # type: ignore[no-untyped-def]
+def _in_threads(function: Callable[[int], None], starts: range) -> None:
     with ThreadPoolExecutor(max(1, torch.get_num_threads())) as pool:
-        results: Iterator[None] = pool.map(function, starts)
-        for _ in results:
+        for _ in pool.map(function, starts):
             pass

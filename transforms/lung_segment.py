@@ -6,7 +6,7 @@ Array form :class:`LungSegment`, dictionary form :class:`LungSegmentd`. The anat
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,7 +20,6 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, 
 
 from pneumonai.transforms.lung_anatomy import (
     AIR_MAX,
-    close,
     distance,
     find_airways,
     find_lungs,
@@ -29,7 +28,7 @@ from pneumonai.transforms.lung_anatomy import (
     part_sides,
 )
 from pneumonai.transforms.lung_envelope import dense_lung
-from pneumonai.transforms.lung_grid import Grid, as_int16, block_mean, refine
+from pneumonai.transforms.lung_grid import Blocks, Grid, as_int16, block_mean, refine
 
 RIGHT, LEFT = 1, 2
 CANONICAL = ("S", "P", "L")
@@ -78,7 +77,7 @@ class LungSegment(Transform):
         return self.with_warnings(img)[0]
 
     def with_warnings(self, img: NdarrayOrTensor) -> tuple[NdarrayOrTensor, list[str]]:
-        """The label map, and what a reader should know about it, in words (lungs cut off, one lung only)."""
+        """The label map, and what a reader should know about it, in words (lungs cut off)."""
         if img.ndim != 4 or img.shape[0] != 1:
             raise ValueError(
                 f"LungSegment needs a volume of shape [1, X, Y, Z] in HU, got shape {list(img.shape)}; "
@@ -91,14 +90,15 @@ class LungSegment(Transform):
             affine = inv_ornt_aff(ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(CANONICAL)), (1, 1, 1))
             array = img
         values = array.detach().cpu().numpy() if isinstance(array, torch.Tensor) else np.asarray(array)
-        there = ornt_transform(io_orientation(affine), axcodes2ornt(CANONICAL))
-        back = ornt_transform(axcodes2ornt(CANONICAL), io_orientation(affine))
-        spacing = np.linalg.norm(affine[:3, :3], axis=0)
-        canonical_spacing = [float(spacing[np.flatnonzero(there[:, 0] == axis)[0]]) for axis in range(3)]
-        volume = as_int16(apply_orientation(values[0], there))
-        labels, warnings = segment_canonical(volume, canonical_spacing)
-        mask = np.ascontiguousarray(apply_orientation(labels, back))[None]
-        return convert_to_dst_type(mask, img, dtype=np.uint8)[0], warnings
+        order = ornt_transform(io_orientation(affine), axcodes2ornt(CANONICAL))
+        lengths = np.linalg.norm(affine[:3, :3], axis=0)
+        spacing = [float(lengths[np.flatnonzero(order[:, 0] == axis)[0]]) for axis in range(3)]
+        # The map lies in memory as the image does, and is written through a reoriented view of it.
+        mask = np.zeros_like(values, dtype=np.uint8)
+        warnings = segment_canonical(
+            as_int16(apply_orientation(values[0], order)), spacing, apply_orientation(mask[0], order)
+        )
+        return convert_to_dst_type(torch.from_numpy(mask), img, dtype=torch.uint8)[0], warnings
 
 
 class LungSegmentd(MapTransform):
@@ -142,11 +142,16 @@ class LungSegmentd(MapTransform):
 LungSegmentD = LungSegmentDict = LungSegmentd
 
 
-def segment_canonical(volume: np.ndarray, spacing: list[float]) -> tuple[np.ndarray, list[str]]:
-    """Segment an int16 volume ``[slice, row, column]`` in the order S, P, L; spacing in millimetres.
+def segment_canonical(volume: np.ndarray, spacing: Sequence[float], out: np.ndarray) -> list[str]:
+    """Segment an int16 volume ``[slice, row, column]`` in the order S, P, L into ``out``.
+
+    Args:
+        volume: HU.
+        spacing: millimetres between slices, rows, columns.
+        out: uint8 of the same shape, all zero: takes 1 right, 2 left.
 
     Returns:
-        uint8 labels of the same shape (0, 1 right, 2 left), and warnings.
+        Warnings in words.
 
     Raises:
         LungsNotFoundError: as :class:`LungSegment`.
@@ -159,11 +164,13 @@ def segment_canonical(volume: np.ndarray, spacing: list[float]) -> tuple[np.ndar
     if not lungs.any():
         raise _not_found(0.0, volume.shape[0] * spacing[0])
     box = _around(lungs, grid.block_mm)
-    side, near, fill = (np.zeros(hu.shape, kind) for kind in (np.uint8, bool, bool))
-    side[box], near[box], fill[box] = _outline(hu[box], inside[box], airways[box], lungs[box], grid.block_mm)
-    labels = refine(volume, side, near, fill, AIR_MAX, grid)
-    _refuse_too_little(labels, spacing)
-    return labels, _cut_off(labels, spacing)
+    part = _outline(hu[box], inside[box], airways[box], lungs[box], grid.block_mm)
+    blocks = Blocks(np.zeros(hu.shape, np.uint8), np.zeros(hu.shape, bool), np.zeros(hu.shape, bool))
+    blocks.side[box], blocks.near[box], blocks.fill[box] = part.side, part.near, part.fill
+    voxels = refine(volume, blocks, AIR_MAX, grid, out)
+    cm2 = voxels * (spacing[1] * spacing[2] / 100.0)
+    _refuse_too_little(cm2, spacing[0])
+    return _cut_off(cm2)
 
 
 def _around(lungs: np.ndarray, block_mm: tuple[float, float, float]) -> tuple[slice, ...]:
@@ -178,26 +185,22 @@ def _around(lungs: np.ndarray, block_mm: tuple[float, float, float]) -> tuple[sl
 
 def _outline(
     hu: np.ndarray, inside: np.ndarray, airways: np.ndarray, lungs: np.ndarray, block_mm: tuple[float, float, float]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Blocks for :func:`refine`: side (1 right, 2 left), where air is lung, and what is lung whatever its density."""
+) -> Blocks:
+    """The block anatomy of the lungs' air ``lungs`` with vessels and disease."""
     sides = part_sides(lungs, hu, inside, block_mm)
-    dense = dense_lung(hu, inside, sides, airways, block_mm)
     right, left = (distance(sides == label, block_mm) for label in (RIGHT, LEFT))
-    side = np.where(right <= left, RIGHT, LEFT).astype(np.uint8)
-    around_airways = grow(airways, 1.5 * block_mm[2], block_mm) & ~lungs
-    whole = close(sides == RIGHT, VESSEL_MM, block_mm) | close(sides == LEFT, VESSEL_MM, block_mm)
-    whole &= ~around_airways
-    near = (np.minimum(np.minimum(right, left), distance(dense, block_mm)) <= 1.5 * max(block_mm)) & ~around_airways
+    to_air, to_airways = np.minimum(right, left), distance(airways, block_mm)
+    dense = dense_lung(hu, inside, sides, to_air, to_airways, block_mm)
+    around_airways = (to_airways <= 1.5 * block_mm[2]) & ~lungs
+    whole = (distance(right > VESSEL_MM, block_mm) > VESSEL_MM) | (distance(left > VESSEL_MM, block_mm) > VESSEL_MM)
     # At the border of aerated lung the voxels decide; inside it vessels are filled.
-    core = distance(~whole, block_mm) > 1.1 * max(block_mm)
-    return side, near, core | dense
+    core = distance(~whole | around_airways, block_mm) > 1.1 * max(block_mm)
+    near = ((to_air <= 1.5 * max(block_mm)) | grow(dense, 1.5 * max(block_mm), block_mm)) & ~around_airways
+    return Blocks(np.where(right <= left, RIGHT, LEFT).astype(np.uint8), near, core | dense)
 
 
-def _refuse_too_little(labels: np.ndarray, spacing: list[float]) -> None:
-    counts = np.count_nonzero(labels, axis=(1, 2))
-    cm2 = counts * spacing[1] * spacing[2] / 100.0
-    height = labels.shape[0] * spacing[0]
-    ml = float(cm2.sum()) * spacing[0] / 10.0
+def _refuse_too_little(cm2: np.ndarray, slice_mm: float) -> None:
+    height, ml = len(cm2) * slice_mm, float(cm2.sum()) * slice_mm / 10.0
     if (ml < LEAST_LUNG_ML) if height >= TALL_STACK_MM else (cm2.max() < LEAST_SLICE_CM2):
         raise _not_found(ml, height)
 
@@ -210,15 +213,13 @@ def _not_found(ml: float, height: float) -> LungsNotFoundError:
     )
 
 
-def _cut_off(labels: np.ndarray, spacing: list[float]) -> list[str]:
-    warnings = []
-    if labels.shape[0] == 1:
-        return warnings
-    for index, end in ((0, "feet"), (-1, "head")):
-        cm2 = np.count_nonzero(labels[index]) * spacing[1] * spacing[2] / 100.0
-        if cm2 >= EDGE_SLICE_CM2:
-            warnings.append(
-                f"lungs cut off at the {end} end of the scan ({cm2:.0f} cm2 of lung in its last slice there): "
-                "volumes and findings cover only the part that was scanned"
-            )
-    return warnings
+def _cut_off(cm2: np.ndarray) -> list[str]:
+    """Warnings for a volume whose first or last slice shows lung; a single slice is no volume and has none."""
+    if len(cm2) == 1:
+        return []
+    return [
+        f"lungs cut off at the {end} end of the scan ({area:.0f} cm2 of lung in its last slice there): "
+        "volumes and findings cover only the part that was scanned"
+        for area, end in ((cm2[0], "feet"), (cm2[-1], "head"))
+        if area >= EDGE_SLICE_CM2
+    ]
