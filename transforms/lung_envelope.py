@@ -47,6 +47,10 @@ SHEET_MM = 2.5
 PIECE_MM = 12.0
 NECK_MM = 3.0
 SHELL_MM = 4.5
+GLASS_SHARE = 0.02
+HALO_MM = 6.0
+BARE_LEAST_ML, BARE_LARGE_ML, BARE_ENCLOSED = 10.0, 150.0, 0.55
+EXPECTED = 0.5
 LUNG_SIDE, LUNG_SIDE_EXPECTED = 0.30, 0.18
 ENCLOSED, ENCLOSED_EXPECTED = 0.42, 0.14
 """Share of a piece's surroundings that are lung, or lung and ribs, and what the other side's lung takes off."""
@@ -141,11 +145,13 @@ def dense_lung(
     apex = np.flatnonzero(area > APEX_SHARE * area.max())[-1] + 1
     # Over the lungs' tops the ribs close in, and muscles and vessels of the neck lie between them.
     zone[apex:] &= to_air[apex:] <= 8.0
-    dense = _glass(hu, zone & (depth > 1), block_mm) | _uneven_tissue(hu, zone, inside, to_air, depth, block_mm)
+    glass = _glass(hu, chest & (depth > 1), block_mm)
+    dense = (glass & zone) | _uneven_tissue(hu, zone, inside, to_air, depth, block_mm)
     dense |= zone & (hu < -150) & (hu > -700) & grow(dense, 4.0, block_mm)
     dense |= close(dense, 5.0, block_mm) & zone & (hu < BRIGHTEST)
     expected = grow(_mirrored(air), 10.0, block_mm)
     dense = _enclosed(dense, air, wall, expected, block_mm)
+    dense = _with_evidence(dense, glass, expected, air | wall, block_mm)
     if not dense.any():
         return dense
     box = tuple(
@@ -254,6 +260,27 @@ def _enclosed(
         if not (fits & ~lung[: count + 1]).any():
             return lung[: count + 1][pieces]
         lung[: count + 1] |= fits
+
+
+def _with_evidence(
+    dense: np.ndarray, glass: np.ndarray, expected: np.ndarray, around: np.ndarray, block_mm: Sequence[float]
+) -> np.ndarray:
+    """Lesions with ground glass in or beside them; others only where the other side has lung, and large or enclosed.
+
+    What is left out is fat beside the lungs. ``around`` is aerated lung and what lies beyond the costal surface.
+    """
+    halo = glass & grow(dense, HALO_MM, block_mm)
+    labels, count = cc3d.connected_components(dense | halo, connectivity=6, return_N=True)
+    size, airy, likely = (np.bincount(labels[part], minlength=count + 1) for part in (dense, halo, dense & expected))
+    ml = size * (float(np.prod(block_mm)) / 1000)
+    kept = airy > GLASS_SHARE * size
+    for index in np.flatnonzero(~kept & (likely > EXPECTED * size) & (ml > BARE_LEAST_ML)):
+        shell = distance((labels == index) & dense, block_mm)
+        shell = (shell > 0) & (shell <= SHELL_MM)
+        enclosed = np.count_nonzero(shell & around) / max(1, np.count_nonzero(shell))
+        kept[index] = enclosed > BARE_ENCLOSED or ml[index] > BARE_LARGE_ML
+    kept[0] = False
+    return kept[labels] & dense
 
 
 def _gaps(
