@@ -174,7 +174,7 @@ def _mirrored(lungs: np.ndarray) -> np.ndarray:
 
     def overlap(both: int) -> int:
         where, reflected = reflection(sample, both)
-        return np.count_nonzero(sample[..., where] & reflected)
+        return int(np.count_nonzero(sample[..., where] & reflected))
 
     best = max(range(total - 12, total + 13), key=overlap)
     out = np.zeros_like(lungs)
@@ -277,7 +277,7 @@ def _with_evidence(
     for index in np.flatnonzero(~kept & (likely > EXPECTED * size) & (ml > BARE_LEAST_ML)):
         shell = distance((labels == index) & dense, block_mm)
         shell = (shell > 0) & (shell <= SHELL_MM)
-        enclosed = np.count_nonzero(shell & around) / max(1, np.count_nonzero(shell))
+        enclosed = int(np.count_nonzero(shell & around)) / max(1, int(np.count_nonzero(shell)))
         kept[index] = enclosed > BARE_ENCLOSED or ml[index] > BARE_LARGE_ML
     kept[0] = False
     return kept[labels] & dense
