@@ -32,7 +32,8 @@ _PIXEL_DATA = {"<": b"\xe0\x7f\x10\x00", ">": b"\x7f\xe0\x00\x10"}
 _IMPLICIT = "1.2.840.10008.1.2"
 _ITEM, _END = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
 _UNDEFINED = 0xFFFFFFFF
-_CHILD_SECONDS = 600
+# A child that stops answering (seen once, in two threads of the decoders' first use) is ended and tried again with one.
+_CHILD_SECONDS, _CHILD_SECONDS_A_FILE = 45.0, 1.0
 
 
 class PixelError(ValueError):
@@ -214,10 +215,18 @@ def decode_apart(copies: Sequence[Path], shape: tuple[int, int, int]) -> list[np
         For each file its stored values ``[frame, row, column]`` or the reason why there are none.
     """
     command = [sys.executable, "-P", "-m", "pneumonai.pipeline.dicom_codecs", *(str(n) for n in shape)]
-    names = "\n".join(str(path) for path in copies)
-    try:
-        subprocess.run(command, input=names, text=True, capture_output=True, timeout=_CHILD_SECONDS, check=False)
-    except subprocess.TimeoutExpired:
+    for threads in (THREADS, 1):
+        waiting = [path for path in copies if not _answered(path)]
+        limit = _CHILD_SECONDS + _CHILD_SECONDS_A_FILE * len(waiting)
+        names = "\n".join(str(path) for path in waiting)
+        try:
+            subprocess.run(
+                [*command, str(threads)], input=names, text=True, capture_output=True, timeout=limit, check=False
+            )
+            break
+        except subprocess.TimeoutExpired:
+            continue
+    else:
         return [PixelError("its pixels take too long to decode, the file is damaged")] * len(copies)
     results: list[np.ndarray | PixelError] = []
     for path in copies:
@@ -234,6 +243,10 @@ def decode_apart(copies: Sequence[Path], shape: tuple[int, int, int]) -> list[np
     return results
 
 
+def _answered(path: Path) -> bool:
+    return path.with_suffix(".npy").exists() or path.with_suffix(".txt").exists()
+
+
 def _decode_to_disk(path: Path, shape: tuple[int, int, int]) -> None:
     try:
         values = decode_clean(path, shape)
@@ -246,11 +259,11 @@ def _decode_to_disk(path: Path, shape: tuple[int, int, int]) -> None:
 
 
 def _main() -> None:
-    """The child process: shape as arguments, one file a line on stdin."""
-    shape = (int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    """The child process: shape and threads as arguments, one file a line on stdin."""
+    shape, threads = (int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])), int(sys.argv[4])
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     paths = [Path(line) for line in sys.stdin.read().splitlines() if line]
-    with ThreadPoolExecutor(THREADS) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         list(pool.map(lambda path: _decode_to_disk(path, shape), paths))
 
 
