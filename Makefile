@@ -28,7 +28,8 @@ demo: $(VENV)/.installed  ## Install, make a sample study, read it; prints where
 	$(BIN)/pneumonai predict demo/sample_ncp --bundle $(BUNDLE) --output demo/answers
 
 test: $(VENV)/.installed  ## Install, run all tests.
-	$(BIN)/python -m pytest
+	@# SWIG (in ITK) warns when the interpreter ends, after the summary, which is to be the last line.
+	PYTHONWARNINGS="ignore:builtin type swigvarlink:DeprecationWarning" $(BIN)/python -m pytest $(PYTEST)
 
 lint: $(VENV)/.installed  ## ruff, and mypy on a normal (not editable) install.
 	$(BIN)/ruff check .
