@@ -6,7 +6,7 @@ import zipfile
 from pathlib import Path
 
 from pneumonai.pipeline.bundle import Bundle, inference_config
-from pneumonai.pipeline.errors import OutputError
+from pneumonai.pipeline.outputs.files import output_error, whole_file
 from pneumonai.pipeline.weights import load_weights
 
 # What a bundle's folder may gather while it is used, and no zoo wants.
@@ -34,18 +34,11 @@ def package(bundle: Bundle, output: Path) -> Path:
     """
     if output.suffix != ".zip":
         output = output / f"{bundle.name}_v{bundle.metadata['version']}.zip"
-    temporary = output.with_name(f".{output.name}.part")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
-            for path in bundle_files(bundle.root):
-                entry = zipfile.ZipInfo(f"{bundle.name}/{path.relative_to(bundle.root).as_posix()}")
-                entry.external_attr = 0o644 << 16
-                archive.writestr(entry, path.read_bytes(), zipfile.ZIP_DEFLATED)
-        temporary.replace(output)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OutputError(output, f"cannot be written ({error.strerror})", "choose another --output") from None
+    with whole_file(output) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in bundle_files(bundle.root):
+            entry = zipfile.ZipInfo(f"{bundle.name}/{path.relative_to(bundle.root).as_posix()}")
+            entry.external_attr = 0o644 << 16
+            archive.writestr(entry, path.read_bytes(), zipfile.ZIP_DEFLATED)
     return output
 
 
@@ -81,5 +74,5 @@ def export_torchscript(bundle: Bundle, output: Path) -> Path:
         temporary.replace(output)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise OutputError(output, f"cannot be written ({error.strerror})", "choose another --output") from None
+        raise output_error(output, error) from error
     return output

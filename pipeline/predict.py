@@ -158,7 +158,9 @@ def answer(prepared: Prepared, model: Model, options: Options) -> tuple[Result, 
 
 def _refer_reason(result: Result, bundle: Bundle) -> str | None:
     """Why a reader should decide: low confidence, or a scan that does not show both lungs whole."""
-    reasons = [warning for warning in result.warnings if "lungs cut off" in warning.lower()]
+    from pneumonai.transforms.lung_segment import LUNGS_CUT_OFF
+
+    reasons = [warning for warning in result.warnings if warning.startswith(LUNGS_CUT_OFF)]
     if result.confidence is not None and result.confidence < bundle.refer_below:
         reasons.insert(0, f"confidence {result.confidence:.2f} is below {bundle.refer_below:g}")
     return "; ".join(reasons) or None

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from pneumonai.pipeline.errors import BundleError
+from pneumonai.pipeline.outputs.files import whole_file
 
 
 def save_compact(state_dict: dict[str, torch.Tensor], path: str | Path) -> None:
@@ -18,14 +19,12 @@ def save_compact(state_dict: dict[str, torch.Tensor], path: str | Path) -> None:
         state_dict: names to tensors.
         path: the file; written under a temporary name first.
     """
-    path = Path(path)
     compact = {
         name: tensor.half().contiguous() if tensor.ndim > 1 and tensor.is_floating_point() else tensor
         for name, tensor in state_dict.items()
     }
-    temporary = path.with_name(f".{path.name}")
-    torch.save(compact, temporary)
-    temporary.replace(path)
+    with whole_file(path) as temporary:
+        torch.save(compact, temporary)
 
 
 def load_weights(network: torch.nn.Module, path: str | Path, *, subject: str | None = None) -> torch.nn.Module:

@@ -36,6 +36,8 @@ TALL_STACK_MM = 100.0
 LEAST_LUNG_ML = 500.0
 LEAST_SLICE_CM2 = 10.0
 EDGE_SLICE_CM2 = 1.0
+LUNGS_CUT_OFF = "lungs cut off"
+"""How the warning begins that is a reason to refer the study to a reader."""
 VESSEL_MM = 12.0
 ROOM_MM = 20.0
 
@@ -218,7 +220,7 @@ def _cut_off(cm2: np.ndarray) -> list[str]:
     if len(cm2) == 1:
         return []
     return [
-        f"lungs cut off at the {end} end of the scan ({area:.0f} cm2 of lung in its last slice there): "
+        f"{LUNGS_CUT_OFF} at the {end} end of the scan ({area:.0f} cm2 of lung in its last slice there): "
         "volumes and findings cover only the part that was scanned"
         for area, end in ((cm2[0], "feet"), (cm2[-1], "head"))
         if area >= EDGE_SLICE_CM2

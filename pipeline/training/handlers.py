@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from monai.data import MetaTensor
@@ -16,6 +17,7 @@ from monai.engines.utils import IterationEvents
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pneumonai.pipeline.metrics import classification_report
+from pneumonai.pipeline.outputs.files import whole_file, write_bytes
 from pneumonai.pipeline.weights import save_compact
 
 
@@ -74,21 +76,18 @@ class PredictionsWriter:
             )
 
     def _write(self) -> None:
-        self.output_dir.mkdir(parents=True, exist_ok=True)
-        temporary = self.output_dir / ".predictions.csv"
-        with temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(
-                file, ["image", "patient_id", "label", "pred", *map("p_{}".format, self.class_names)]
-            )
+        columns = ["image", "patient_id", "label", "pred", *map("p_{}".format, self.class_names)]
+        with (
+            whole_file(self.output_dir / "predictions.csv") as path,
+            path.open("w", newline="", encoding="utf-8") as file,
+        ):
+            writer = csv.DictWriter(file, columns)
             writer.writeheader()
             writer.writerows(self._rows)
-        temporary.replace(self.output_dir / "predictions.csv")
         if self.metrics:
             self._write_metrics()
 
     def _write_metrics(self) -> None:
-        import numpy as np
-
         patients = [row["patient_id"] for row in self._rows]
         report = classification_report(
             [self.class_names.index(row["label"]) for row in self._rows],
@@ -96,9 +95,7 @@ class PredictionsWriter:
             self.class_names,
             patient_ids=patients if all(patients) else None,
         )
-        temporary = self.output_dir / ".metrics.json"
-        temporary.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        temporary.replace(self.output_dir / "metrics.json")
+        write_bytes(self.output_dir / "metrics.json", (json.dumps(report, indent=2) + "\n").encode())
 
 
 def _source(image: Any) -> str:

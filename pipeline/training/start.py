@@ -16,6 +16,7 @@ from ignite.engine import Engine, Events
 from monai.handlers import EarlyStopHandler
 
 from pneumonai.pipeline.errors import BundleError
+from pneumonai.pipeline.outputs.files import whole_file
 from pneumonai.pipeline.weights import load_weights
 
 logger = logging.getLogger(__name__)
@@ -82,9 +83,8 @@ def _save_checkpoint(trainer: Engine, path: Path, evaluator: Engine, objects: di
     content["trainer"] = {"epoch": trainer.state.epoch, "epoch_length": trainer.state.epoch_length}
     content["best"] = {"metric": evaluator.state.best_metric, "epoch": evaluator.state.best_metric_epoch}
     content["random_state"] = torch.get_rng_state()
-    temporary = path.with_name(f".{path.name}")
-    torch.save(content, temporary)
-    temporary.replace(path)
+    with whole_file(path) as temporary:
+        torch.save(content, temporary)
 
 
 def _load_checkpoint(path: Path, trainer: Engine, evaluator: Engine, objects: dict[str, Any]) -> None:
