@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pneumonai.pipeline.errors import OutputError, PneumonaiError, our_error
+from pneumonai.pipeline.manifest_cli import manifest_app
 
 if TYPE_CHECKING:
     from pneumonai.pipeline.batch import Outcome
@@ -33,6 +34,7 @@ app = typer.Typer(
 )
 bundle_app = typer.Typer(help="List, check, export and package the models (MONAI bundles).", no_args_is_help=True)
 app.add_typer(bundle_app, name="bundle")
+app.add_typer(manifest_app, name="manifest")
 
 
 class Precision(StrEnum):

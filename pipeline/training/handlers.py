@@ -16,7 +16,7 @@ from monai.data import MetaTensor
 from monai.engines.utils import IterationEvents
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from pneumonai.pipeline.metrics import classification_report
+from pneumonai.pipeline.metrics.classification import classification_report
 from pneumonai.pipeline.outputs.files import whole_file, write_bytes
 from pneumonai.pipeline.weights import save_compact
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pneumonai.pipeline.metrics import classification_report
+from pneumonai.pipeline.metrics.classification import classification_report
 
 LABELS = [0, 0, 1, 1, 2, 2]
 # Predicted 0 0 1 2 2 0: four of six are right.
