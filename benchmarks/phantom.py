@@ -25,7 +25,7 @@ from sklearn.model_selection import StratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from pneumonai.pipeline.metrics import classification_report
+from pneumonai.pipeline.metrics.classification import classification_report
 from pneumonai.pipeline.phantom import Kind, make_phantom
 
 
