@@ -13,6 +13,7 @@ from typing import Any
 
 from pneumonai.data_manifests.errors import ManifestError
 
+PARTS = ("training", "validation", "test")
 PATH_KEYS = ("image", "mask")
 
 
@@ -21,6 +22,7 @@ def load_datalist(
     part: str,
     dataset_dir: str | Path | None = None,
     *,
+    fold: int | None = None,
     class_names: Sequence[str] | None = None,
     keys: Sequence[str] = ("image", "label", "mask", "patient_id"),
 ) -> list[dict[str, Any]]:
@@ -30,6 +32,8 @@ def load_datalist(
         datalist: path of the JSON file; a relative one is looked for here and then in ``dataset_dir``.
         part: ``training``, ``validation`` or ``test``.
         dataset_dir: folder that relative paths start from; the datalist's own folder when None.
+        fold: for a datalist made of folds: ``test`` is this fold; ``validation`` the datalist's own, or the next fold
+            where it has none; ``training`` the other folds. So no choice is made on the fold that gives the score.
         class_names: names in label order; labels given as names become their index, others are checked.
         keys: which entries of an item to keep; one that an item lacks is left out.
 
@@ -42,17 +46,49 @@ def load_datalist(
     path = Path(datalist)
     if not path.exists() and dataset_dir is not None:
         path = Path(dataset_dir) / datalist
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ManifestError(datalist, "no such datalist", "give the path of a datalist.json") from None
-    except (OSError, ValueError) as error:
-        raise ManifestError(datalist, f"not a readable JSON datalist ({error})", "write it anew") from error
-    items = content.get(part) if isinstance(content, dict) else None
-    if not items:
-        raise ManifestError(datalist, f"no items under '{part}'", "check the names of its parts")
+    content = read_datalist(path)
+    if fold is None:
+        chosen = [(f"{datalist}, {part}[{n}]", item) for n, item in enumerate(content.get(part) or [])]
+    else:
+        chosen = _of_fold(content, part, fold, str(datalist))
+    if not chosen:
+        where = f"'{part}'" if fold is None else f"'{part}' with fold {fold}"
+        raise ManifestError(datalist, f"no items under {where}", "check the names of its parts")
     root = Path(dataset_dir) if dataset_dir is not None else path.parent
-    return [_read_item(item, f"{datalist}, {part}[{n}]", root, class_names, keys) for n, item in enumerate(items)]
+    return [_read_item(item, where, root, class_names, keys) for where, item in chosen]
+
+
+def read_datalist(path: str | Path) -> dict[str, Any]:
+    """The content of a datalist as it stands, its parts being lists.
+
+    Raises:
+        ManifestError: it is missing, no JSON, or a part is no list.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ManifestError(path, "no such datalist", "give the path of a datalist.json") from None
+    except (OSError, ValueError) as error:
+        raise ManifestError(path, f"not a readable JSON datalist ({error})", "write it anew") from error
+    if not isinstance(content, dict) or not all(isinstance(content.get(part, []), list) for part in PARTS):
+        raise ManifestError(path, f"no datalist: it needs lists under {', '.join(PARTS)}", "write it anew")
+    return content
+
+
+def _of_fold(content: dict[str, Any], part: str, fold: int, datalist: str) -> list[tuple[str, Any]]:
+    folded = [(f"{datalist}, training[{n}]", item) for n, item in enumerate(content.get("training") or [])]
+    missing = next((where for where, item in folded if not isinstance(item.get("fold"), int)), None)
+    if missing is not None:
+        raise ManifestError(missing, "has no fold", "build the datalist with --split folds=K")
+    folds = 1 + max((item["fold"] for _, item in folded), default=-1)
+    if not 0 <= fold < folds:
+        raise ManifestError(datalist, f"has folds 0 to {folds - 1}, not {fold}", "choose one of them")
+    own_validation = [(f"{datalist}, validation[{n}]", item) for n, item in enumerate(content.get("validation") or [])]
+    if part == "validation" and own_validation:
+        return own_validation
+    held_out = {fold} if own_validation else {fold, (fold + 1) % folds}
+    wanted = {"test": {fold}, "validation": {(fold + 1) % folds}}.get(part, set(range(folds)) - held_out)
+    return [(where, item) for where, item in folded if item["fold"] in wanted]
 
 
 def _read_item(

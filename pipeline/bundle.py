@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.resources
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -128,13 +129,18 @@ def inference_config(bundle_root: str | Path, **changes: Any) -> ConfigParser:
     return parser
 
 
-def config_digest(parser: ConfigParser, *more: Any) -> str:
-    """Twelve characters that change with a config: names the folder of what was prepared by its preprocessing.
+def config_digest(parser: ConfigParser, part: str = "preprocessing") -> str:
+    """Twelve characters that change with a part of a config: names the folder of what was prepared by it.
 
     Args:
-        parser: the config; where it lies and where it writes do not count.
-        more: further values that the prepared data depends on.
+        parser: the config.
+        part: id; what it refers to counts too, and nothing else.
     """
-    places = ("bundle_root", "ckpt_dir", "ckpt_path", "dataset_dir", "output_dir", "device", "_meta_")
-    content = {id: value for id, value in parser.get().items() if id not in places}
-    return hashlib.sha256(json.dumps([content, more], sort_keys=True).encode()).hexdigest()[:12]
+    content: dict[str, Any] = {}
+    wanted = [part]
+    while wanted:
+        id = wanted.pop()
+        if id not in content:
+            content[id] = parser.get(id)
+            wanted += re.findall(r"@([\w:#]+)", json.dumps(content[id]))
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ import torch
 
 from pneumonai.pipeline.errors import BundleError
 from pneumonai.pipeline.outputs.files import whole_file
+
+logger = logging.getLogger(__name__)
 
 
 def save_compact(state_dict: dict[str, torch.Tensor], path: str | Path) -> None:
@@ -27,13 +30,17 @@ def save_compact(state_dict: dict[str, torch.Tensor], path: str | Path) -> None:
         torch.save(compact, temporary)
 
 
-def load_weights(network: torch.nn.Module, path: str | Path, *, subject: str | None = None) -> torch.nn.Module:
+def load_weights(
+    network: torch.nn.Module, path: str | Path, *, subject: str | None = None, other_classes: bool = False
+) -> torch.nn.Module:
     """Load a state dict into a network, casting to the network's own types; returns the network.
 
     Args:
         network: the network; every parameter and buffer must be in the file, and nothing else.
         path: weights file, read with ``weights_only=True``, so that no code of it runs.
         subject: what errors name first (a bundle); the path when None.
+        other_classes: accept a file for another number of classes: the one layer whose entries differ in their first
+            dimension alone keeps its own weights, and the log says so.
 
     Raises:
         BundleError: for a missing or corrupt file, or the weights of another network.
@@ -53,6 +60,11 @@ def load_weights(network: torch.nn.Module, path: str | Path, *, subject: str | N
     expected = network.state_dict()
     wrong = [name for name in expected if name in state and state[name].shape != expected[name].shape]
     missing, extra = expected.keys() - state.keys(), state.keys() - expected.keys()
+    if other_classes and wrong and _is_one_output_layer(wrong, expected, state):
+        layer = wrong[0].rpartition(".")[0]
+        logger.info("%s was trained for other classes: its layer '%s' is left out and starts anew", path, layer)
+        state |= {name: expected[name] for name in wrong}
+        wrong = []
     if missing or extra or wrong:
         named = sorted(missing or extra or wrong)[0]
         raise BundleError(
@@ -63,3 +75,8 @@ def load_weights(network: torch.nn.Module, path: str | Path, *, subject: str | N
         )
     network.load_state_dict(state)
     return network
+
+
+def _is_one_output_layer(names: list[str], expected: dict[str, torch.Tensor], state: dict[str, torch.Tensor]) -> bool:
+    one_layer = len({name.rpartition(".")[0] for name in names}) == 1
+    return one_layer and all(state[name].shape[1:] == expected[name].shape[1:] for name in names)

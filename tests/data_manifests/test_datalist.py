@@ -53,3 +53,22 @@ def test_a_missing_datalist_or_part_is_an_error(tmp_path: Path) -> None:
         load_datalist(tmp_path / "none.json", "training")
     with pytest.raises(ManifestError, match="no items under 'test'"):
         load_datalist(write(tmp_path, [{"image": "a.nii.gz"}]), "test")
+
+
+def test_folds_keep_choice_and_score_apart(tmp_path: Path) -> None:
+    path = write(tmp_path, [{"image": "a.nii.gz", "label": n, "fold": n % 3} for n in range(6)])
+
+    def labels(part: str, fold: int) -> list[int]:
+        return [item["label"] for item in load_datalist(path, part, fold=fold)]
+
+    assert labels("test", 2) == [2, 5]
+    assert labels("validation", 2) == [0, 3]
+    assert labels("training", 2) == [1, 4]
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"validation": [{"image": "a.nii.gz", "label": 9}]}))
+    assert labels("validation", 2) == [9]
+    assert labels("training", 2) == [0, 1, 3, 4]
+    with pytest.raises(ManifestError, match="has folds 0 to 2, not 3; choose one of them"):
+        load_datalist(path, "test", fold=3)
+    with pytest.raises(ManifestError, match=r"training\[0\]: has no fold; build the datalist with --split folds=K"):
+        load_datalist(write(tmp_path, [{"image": "a.nii.gz"}]), "test", fold=0)

@@ -64,3 +64,15 @@ def test_a_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="my_bundle: there is no weights file"):
         load_weights(network(), tmp_path / "none.pt", subject="my_bundle")
+
+
+def test_weights_for_other_classes_leave_the_last_layer_alone(tmp_path: Path) -> None:
+    source, target = network(), network()
+    target[3] = nn.Linear(4, 5)
+    save_compact(source.state_dict(), tmp_path / "model.pt")
+    kept = target[3].weight.detach().clone()
+    load_weights(target, tmp_path / "model.pt", other_classes=True)
+    assert torch.equal(target[3].weight, kept)
+    assert torch.equal(target[0].weight, source[0].weight.half().float())
+    with pytest.raises(BundleError, match="belongs to another network"):
+        load_weights(network(8), tmp_path / "model.pt", other_classes=True)

@@ -1,0 +1,248 @@
+"""What an evaluation writes: ``predictions.csv`` and, with a truth, the scores; and the way back from the file."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from ignite.engine import Engine, Events
+from monai.data import MetaTensor
+
+from pneumonai.data_manifests.errors import ManifestError
+from pneumonai.pipeline.metrics.classification import classification_report
+from pneumonai.pipeline.metrics.segmentation import SegmentationScores
+from pneumonai.pipeline.metrics.tables import write_report
+from pneumonai.pipeline.outputs.files import whole_file
+
+_COLUMNS = ("image", "patient_id", "label", "pred")
+_SEGMENTATION_COLUMNS = ("image", "patient_id", "dice", "precision", "recall", "infection_ml", "infection_percent")
+
+
+class PredictionsWriter:
+    """Writes ``predictions.csv`` (``image, patient_id, label, pred, p_CLASS...``) and, with labels, the report.
+
+    ``patient_id`` is the item's, else its ``group`` (pictures that belong together); both are empty where unknown.
+
+    Args:
+        output_dir: folder of the files; made where missing.
+        class_names: names of the classes in index order.
+        metrics: write ``metrics.json``, ``metrics.csv`` and the figures too; needs a label at every item.
+    """
+
+    def __init__(self, output_dir: str | Path, class_names: Sequence[str], *, metrics: bool = False) -> None:
+        self.output_dir = Path(output_dir)
+        self.class_names = list(class_names)
+        self.metrics = metrics
+        self._rows: list[dict[str, Any]] = []
+
+    def attach(self, engine: Engine) -> None:
+        """Collect after each batch, write at the end."""
+        engine.add_event_handler(Events.STARTED, lambda: self._rows.clear())
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
+        engine.add_event_handler(Events.COMPLETED, self._write)
+
+    def _collect(self, engine: Engine) -> None:
+        for item, output in zip(engine.state.batch, engine.state.output, strict=True):
+            probabilities = output["pred"].flatten().tolist()
+            label = item.get("label")
+            if self.metrics and label is None:
+                raise ManifestError(_source(item["image"]), "has no label", "scores need one at every item")
+            self._rows.append(
+                {
+                    "image": _source(item["image"]),
+                    "patient_id": _patient(item),
+                    "label": "" if label is None else self.class_names[int(label)],
+                    "pred": self.class_names[max(range(len(probabilities)), key=probabilities.__getitem__)],
+                }
+                | {f"p_{name}": p for name, p in zip(self.class_names, probabilities, strict=True)}
+            )
+
+    def _write(self) -> None:
+        columns = [*_COLUMNS, *map("p_{}".format, self.class_names)]
+        _write_csv(self.output_dir / "predictions.csv", columns, self._rows)
+        if self.metrics:
+            labels = [self.class_names.index(row["label"]) for row in self._rows]
+            probabilities = np.array([[row[f"p_{name}"] for name in self.class_names] for row in self._rows])
+            patients = [row["patient_id"] for row in self._rows]
+            report = classification_report(labels, probabilities, self.class_names, patient_ids=patients)
+            write_report(report, self.output_dir, labels=labels, probabilities=probabilities)
+
+
+class SegmentationPredictionsWriter:
+    """Writes ``predictions.csv`` of an infection segmentation and, with true masks, the report.
+
+    Columns: ``image, patient_id, dice, precision, recall, infection_ml, infection_percent``. The scores are empty
+    without a truth, ``infection_ml`` for pictures and where the spacing is assumed (``assumed_geometry`` in the image's
+    meta data). ``infection_percent`` is the share of the lungs where ``lungs`` lies beside the prediction, and of
+    the picture otherwise (empty for a volume without lungs).
+
+    Prediction and truth are compared on the grid on which the postprocessing left the prediction. Masks are kept for
+    one batch only.
+
+    Args:
+        output_dir: folder of the files; made where missing.
+        metrics: write ``metrics.json`` and ``metrics.csv`` too; needs a mask at every item.
+        truth_key: of the true mask ``[1, *spatial]``, in the engine's output or else in the batch.
+        slice_axis: the axis along which a volume's slices lie, counted on that grid.
+    """
+
+    def __init__(
+        self, output_dir: str | Path, *, metrics: bool = False, truth_key: str = "mask", slice_axis: int = 0
+    ) -> None:
+        self.output_dir = Path(output_dir)
+        self.metrics = metrics
+        self.truth_key = truth_key
+        self.slice_axis = slice_axis
+        self._rows: list[dict[str, Any]] = []
+        self._scores = SegmentationScores(slice_axis=slice_axis)
+
+    def attach(self, engine: Engine) -> None:
+        """Collect after each batch, write at the end."""
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
+        engine.add_event_handler(Events.COMPLETED, self._write)
+
+    def _start(self) -> None:
+        self._rows = []
+        self._scores = SegmentationScores(slice_axis=self.slice_axis)
+
+    def _collect(self, engine: Engine) -> None:
+        for item, output in zip(engine.state.batch, engine.state.output, strict=True):
+            image, patient = _source(item["image"]), _patient(item)
+            marked = _mask(output["pred"])
+            spacing = _spacing(output["pred"], item["image"])
+            row: dict[str, Any] = {"image": image, "patient_id": patient}
+            if spacing is not None:
+                row["infection_ml"] = round(np.count_nonzero(marked) * math.prod(spacing) / 1000.0, 3)
+            lungs = output.get("lungs", item.get("lungs"))
+            row["infection_percent"] = _percent(marked, None if lungs is None else _mask(lungs))
+            truth = output.get(self.truth_key, item.get(self.truth_key))
+            if truth is not None:
+                true = _mask(truth)
+                if true.shape != marked.shape:
+                    raise ManifestError(
+                        image,
+                        f"the mask is {true.shape}, the prediction {marked.shape}",
+                        "let the postprocessing invert both, or neither",
+                    )
+                case = self._scores.add(marked, true, spacing_mm=spacing, image=image, patient_id=patient)
+                row |= {"dice": case.dice, "precision": case.precision, "recall": case.recall}
+            elif self.metrics:
+                raise ManifestError(image, f"has no {self.truth_key}", "scores need one at every item")
+            self._rows.append(row)
+
+    def _write(self) -> None:
+        _write_csv(self.output_dir / "predictions.csv", _SEGMENTATION_COLUMNS, self._rows)
+        if self.metrics:
+            write_report(self._scores.report(), self.output_dir)
+
+
+class Predictions(NamedTuple):
+    """What a classification's ``predictions.csv`` holds.
+
+    Attributes:
+        images: path or name of each image.
+        patient_ids: of each image; empty where unknown.
+        labels: true class indices, ``[N]``; None where the file has none.
+        probabilities: ``[N, C]``.
+        class_names: C names in index order.
+    """
+
+    images: list[str]
+    patient_ids: list[str]
+    labels: np.ndarray | None
+    probabilities: np.ndarray
+    class_names: list[str]
+
+
+def read_predictions(path: str | Path) -> Predictions:
+    """Read a ``predictions.csv`` back.
+
+    Raises:
+        ManifestError: no such file, missing columns, no rows, an unknown label, labels in some rows only, or numbers
+            that are no probabilities; it names the row (the file's line, the header is 1).
+    """
+    remedy = "write it anew with the bundle's evaluate.json"
+    try:
+        with Path(path).open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            columns, rows = list(reader.fieldnames or []), list(reader)
+    except FileNotFoundError:
+        raise ManifestError(path, "no such file", "run the bundle's evaluate.json first") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ManifestError(path, f"not a readable CSV file ({error})", remedy) from error
+    class_names = [column.removeprefix("p_") for column in columns if column.startswith("p_")]
+    missing = [column for column in _COLUMNS if column not in columns]
+    if missing or len(class_names) < 2:
+        wanted = ", ".join(missing) or "p_CLASS of at least two classes"
+        raise ManifestError(path, f"has no column {wanted}", remedy)
+    if not rows:
+        raise ManifestError(path, "holds no rows", remedy)
+    probabilities = [_row_probabilities(row, f"{path}, row {n}", class_names) for n, row in enumerate(rows, 2)]
+    labelled = [n for n, row in enumerate(rows, 2) if row["label"]]
+    if labelled and len(labelled) < len(rows):
+        first = next(n for n, row in enumerate(rows, 2) if not row["label"])
+        raise ManifestError(f"{path}, row {first}", "has no label, while other rows have", "give all rows a label")
+    for n, row in enumerate(rows, 2):
+        if row["label"] and row["label"] not in class_names:
+            raise ManifestError(
+                f"{path}, row {n}", f"unknown label {row['label']!r}", f"use one of {', '.join(class_names)}"
+            )
+    labels = np.array([class_names.index(row["label"]) for row in rows]) if labelled else None
+    return Predictions(
+        [row["image"] for row in rows],
+        [row["patient_id"] or "" for row in rows],
+        labels,
+        np.array(probabilities),
+        class_names,
+    )
+
+
+def _row_probabilities(row: dict[str, Any], where: str, class_names: Sequence[str]) -> list[float]:
+    try:
+        values = [float(row[f"p_{name}"]) for name in class_names]
+    except (TypeError, ValueError):
+        raise ManifestError(where, "a probability is no number, or the row is cut off", "write it anew") from None
+    if not all(value >= 0 for value in values) or not abs(sum(values) - 1) < 1e-3:
+        raise ManifestError(where, f"{values} are no probabilities that sum to 1", "write it anew")
+    return values
+
+
+def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
+    with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _source(image: Any) -> str:
+    """The file that an item came from, where the tensor still knows it."""
+    return str(image.meta.get("filename_or_obj", "")) if isinstance(image, MetaTensor) else ""
+
+
+def _patient(item: dict[str, Any]) -> str:
+    return str(item.get("patient_id") or item.get("group") or "")
+
+
+def _mask(tensor: Any) -> np.ndarray:
+    """One channel as bool ``[*spatial]``."""
+    return np.asarray(tensor.detach().cpu())[0] > 0.5
+
+
+def _percent(marked: np.ndarray, lungs: np.ndarray | None) -> float | None:
+    if lungs is not None and lungs.any():
+        return round(100.0 * np.count_nonzero(marked & lungs) / np.count_nonzero(lungs), 3)
+    return round(100.0 * float(marked.mean()), 3) if lungs is None and marked.ndim == 2 else None
+
+
+def _spacing(prediction: Any, image: Any) -> list[float] | None:
+    """Millimetres along the axes of a volume; None for pictures and where the spacing is assumed."""
+    if not isinstance(prediction, MetaTensor) or prediction.ndim != 4 or not isinstance(image, MetaTensor):
+        return None
+    if image.meta.get("assumed_geometry", False):
+        return None
+    return [float(length) for length in prediction.pixdim[:3]]

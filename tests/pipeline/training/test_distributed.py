@@ -1,0 +1,46 @@
+"""``multi_gpu_train`` under torchrun: two processes on the CPU train as one process with the same global batch."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pneumonai.pipeline.bundle import find_bundle
+
+
+def run_bundle(launcher: list[str], config_files: list[Path], output_dir: Path, datalist: Path, *options: str) -> None:
+    root = find_bundle("nl_ran_ct_classification").root
+    command = [*launcher, "-m", "monai.bundle", "run", "--config_file", str([str(path) for path in config_files])]
+    command += ["--bundle_root", str(root), "--meta_file", str(root / "configs" / "metadata.json")]
+    command += ["--dataset_dir", str(datalist.parent), "--datalist", str(datalist), "--output_dir", str(output_dir)]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, check=False, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_two_processes_train_as_one(volumes: Path, overrides: dict[str, Any], tmp_path: Path) -> None:
+    configs = find_bundle("nl_ran_ct_classification").root / "configs"
+    small = tmp_path / "small.json"
+    # Augmentation draws other numbers in each process; Adam makes steps of gradients that are rounding alone.
+    plain = {"train::geometric_augmentation": [], "train::grey_augmentation": [], "max_epochs": 3}
+    sgd = {"_target_": "torch.optim.SGD", "params": "$@network.parameters()", "lr": "@learning_rate", "momentum": 0.9}
+    small.write_text(json.dumps(overrides | plain | {"optimizer": sgd}))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
+    distributed = [configs / "train.json", configs / "multi_gpu_train.json", small]
+    run_bundle(torchrun, distributed, tmp_path / "two", volumes, "--batch_size", "2")
+    run_bundle([sys.executable], [configs / "train.json", small], tmp_path / "one", volumes, "--batch_size", "4")
+    rows = []
+    for name in ("two", "one"):
+        with (tmp_path / name / "history.csv").open(newline="") as file:
+            rows.append([{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)])
+    assert len(rows[0]) == 3
+    for two, one in zip(*rows, strict=True):
+        assert two == pytest.approx(one, abs=1e-5)
+    networks = [torch.load(tmp_path / name / "checkpoint.pt", weights_only=True)["model"] for name in ("two", "one")]
+    assert max((networks[0][name] - networks[1][name]).abs().max().item() for name in networks[0]) < 1e-5
