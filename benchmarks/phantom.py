@@ -86,10 +86,11 @@ def print_baseline(datalist: Path) -> None:
     model = make_pipeline(StandardScaler(), LogisticRegression()).fit(training[:, 1:], training[:, 0].astype(int))
     names = [kind.value for kind in Kind]
     report = classification_report(test[:, 0].astype(int), model.predict_proba(test[:, 1:]), names)
-    low, high = report["accuracy_interval"]
+    low, high = report["accuracy"]["interval"]
     print(
         f"logistic regression on two numbers, {len(training)} training and {len(test)} test phantoms: "
-        f"accuracy {report['accuracy']:.3f} (95 % interval {low:.3f} to {high:.3f}), AUC {report['auc']:.3f}"
+        f"accuracy {report['accuracy']['value']:.3f} (95 % interval {low:.3f} to {high:.3f}), "
+        f"AUC {report['weighted_auc']['value']:.3f}"
     )
 
 

@@ -126,7 +126,7 @@ def test_train_then_evaluate_then_resume(small_bundle: Path, dataset: Path, tmp_
     done = monai_bundle(*evaluate, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     metrics = json.loads((tmp_path / "scores" / "metrics.json").read_text())
-    assert metrics["n"] == 2
+    assert metrics["n_images"] == 2
     with (tmp_path / "scores" / "predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["image", "patient_id", "label", "pred", "p_normal", "p_ncp", "p_cp"]
