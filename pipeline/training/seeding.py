@@ -1,4 +1,4 @@
-"""Randomness of training that depends on the seed and the epoch alone, so that a resumed run repeats an unbroken one."""
+"""Randomness of training from the seed and the epoch alone, so that a resumed run repeats an unbroken one."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class EpochSeed:
         rank = dist.get_rank() if dist.is_initialized() else 0
         seed = int(np.random.SeedSequence([self.seed, engine.state.epoch, rank]).generate_state(1)[0])
         torch.manual_seed(seed)
-        np.random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002 (transforms of other packages draw from it)
         random.seed(seed)
         loader = engine.state.dataloader
         if isinstance(loader, DataLoader) and loader.num_workers == 0:
