@@ -103,7 +103,7 @@ def test_a_tie_counts_half() -> None:
 
 
 @given(seed=st.integers(0, 2**32 - 1), classes=st.integers(2, 4), images=st.integers(8, 60))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25, deadline=None, derandomize=True)
 def test_equals_scikit_learn(seed: int, classes: int, images: int) -> None:
     labels, probabilities = random_answers(seed, classes, images)
     labels[:classes] = range(classes)
@@ -130,7 +130,7 @@ def test_equals_scikit_learn(seed: int, classes: int, images: int) -> None:
 
 
 @given(seed=st.integers(0, 2**32 - 1), classes=st.integers(2, 4), images=st.integers(2, 40), patients=st.integers(2, 9))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25, deadline=None, derandomize=True)
 def test_a_resample_scores_as_the_images_it_draws(seed: int, classes: int, images: int, patients: int) -> None:
     """The vectorised scores of each resample equal scikit-learn's of the images written out."""
     labels, probabilities = random_answers(seed, classes, images)
