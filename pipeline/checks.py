@@ -121,6 +121,9 @@ def _check_geometry(study: Study, input_kind: InputKind) -> list[str]:
     between, count = float(spacing[upward]), study.image.shape[upward]
     text = " x ".join(f"{s:.3g}" for s in spacing)
     if study.assumed_geometry:
+        if study.kind is InputKind.VOLUME and input_kind is InputKind.VOLUME and count < MIN_SLICES:
+            reason = f"has only {count} slices"
+            raise StudyError(study.path, reason, f"a chest CT of at least {MIN_SLICES} slices is wanted")
         return warnings
     if min(in_plane) < PIXEL_MM[0] or max(in_plane) > PIXEL_MM[1] or between > MAX_SLICE_MM or between < PIXEL_MM[0]:
         raise StudyError(study.path, f"its spacing of {text} mm is no chest CT's", "check the spacing in the header")

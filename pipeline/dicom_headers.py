@@ -371,6 +371,18 @@ def read_all_headers(paths: Iterable[str]) -> tuple[list[SliceHeader], list[Stud
     return headers, errors
 
 
+def read_derivation(path: str) -> str:
+    """Derivation Description of a file's header: how the image came from another; empty where there is none."""
+    try:
+        with quiet_pydicom():
+            dataset = pydicom.dcmread(
+                path, stop_before_pixels=True, force=True, specific_tags=["DerivationDescription"]
+            )
+            return str(dataset.get("DerivationDescription", "")).strip()
+    except Exception:
+        return ""
+
+
 def read_identifiers(path: str) -> dict[str, str]:
     """Patient identifiers of a file's header, those that are not empty."""
     try:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from pneumonai.pipeline.dicom_headers import SliceHeader, read_all_headers, read_identifiers
+from pneumonai.pipeline.assumed import assumed_in, mark_assumed
+from pneumonai.pipeline.dicom_headers import SliceHeader, read_all_headers, read_derivation, read_identifiers
 from pneumonai.pipeline.dicom_pixels import decode_series
 from pneumonai.pipeline.dicom_series import XRAY_MODALITIES, Choice, choose_series, group_series
 from pneumonai.pipeline.errors import StudyError
@@ -112,7 +113,7 @@ def _read_ct(choice: Choice, files: Sequence[str], source: StudySource) -> Study
         warnings.append(f"the header names another body part than the chest ({head.body_part.lower()})")
     if any(header.lossy for header in group.slices):
         warnings.append("the images were compressed with loss")
-    return Study(
+    study = Study(
         id=source.id,
         path=source.token,
         modality=Modality.CT,
@@ -126,3 +127,4 @@ def _read_ct(choice: Choice, files: Sequence[str], source: StudySource) -> Study
         identifiers=read_identifiers(head.path),
         fingerprint=fingerprint(files, source.path, decoded.digests),
     )
+    return mark_assumed(study, assumed_in(read_derivation(head.path)))

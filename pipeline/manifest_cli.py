@@ -21,6 +21,13 @@ class Of(StrEnum):
     ALL = "all"
 
 
+class VolumeForm(StrEnum):
+    """How converted volumes are written."""
+
+    NIFTI = "nifti"
+    DICOM = "dicom"
+
+
 @manifest_app.command()
 def check(
     datalist: Annotated[Path, typer.Argument(metavar="DATALIST", help="The datalist.json.")],
@@ -53,6 +60,52 @@ def check(
     if as_json != "-":
         report.render(Console())
     if report.errors:
+        raise typer.Exit(1)
+
+
+@manifest_app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="SOURCE_DIR", help="CLASS/PATIENT/SCAN/NNNN.png, as downloaded.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the volumes.")],
+    dataset: Annotated[str, typer.Option(help="Whose description says what is assumed.")] = "cc_ccii",
+    form: Annotated[VolumeForm, typer.Option("--format", help="How volumes are written.")] = VolumeForm.NIFTI,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; default: one a core.")] = None,
+    min_slices: Annotated[int, typer.Option(min=1, help="A scan with fewer is skipped.")] = 10,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, no line a skipped scan.")] = False,
+) -> None:
+    """Picture stacks into one volume a scan, Hounsfield units and spacing assumed; exit code 1 where some are skipped.
+
+    Finished scans are kept: after an interruption, or with repaired scans, run it again.
+    """
+    from pneumonai.data_manifests.convert import convert_scans
+    from pneumonai.pipeline.outputs.files import output_error
+
+    try:
+        with _bar("scans", hidden=quiet) as progress:
+            done = convert_scans(
+                source,
+                output,
+                dataset=dataset,
+                form=form.value,
+                workers=workers,
+                min_slices=min_slices,
+                progress=progress,
+            )
+    except OSError as error:
+        raise output_error(error.filename or output, error) from error
+    except KeyboardInterrupt:
+        typer.echo("interrupted: finished scans are whole; run it again to go on", err=True)
+        raise typer.Exit(130) from None
+    for outcome in [] if quiet else done.skipped:
+        typer.echo(f"warning: {outcome.scan.folder}: {outcome.reason}; skipped", err=True)
+    resumed = sum(outcome.resumed for outcome in done.outcomes)
+    there = len(done.outcomes) - len(done.skipped)
+    typer.echo(
+        f"{there} of {len(done.outcomes)} scans are volumes ({resumed} from an earlier run); {done.table}"
+        + (f", {done.datalist}" if done.datalist else "")
+        + (f"; {len(done.skipped)} skipped, {done.skipped_table}" if done.skipped else "")
+    )
+    if done.skipped:
         raise typer.Exit(1)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import nibabel as nib
 import numpy as np
 
+from pneumonai.pipeline.assumed import assumed_beside, assumed_in, mark_assumed
 from pneumonai.pipeline.errors import StudyError
 from pneumonai.pipeline.sources import file_digest, fingerprint
 from pneumonai.pipeline.study import InputKind, Modality, Study
@@ -39,7 +40,7 @@ def open_nifti(path: str, study_id: str) -> Study:
     if values.ndim == 2:
         values = values[..., None]
     values, converted = _as_hounsfield(values, path)
-    return Study(
+    study = Study(
         id=study_id,
         path=path,
         modality=Modality.CT,
@@ -50,6 +51,8 @@ def open_nifti(path: str, study_id: str) -> Study:
         warnings=_warnings(image),
         fingerprint=fingerprint([path], path, {path: digest}),
     )
+    text = image.header["descrip"].item().decode("latin-1")
+    return mark_assumed(study, assumed_in(text) or assumed_beside(path))
 
 
 def _check_header(image: nib.Nifti1Image, path: str) -> None:
