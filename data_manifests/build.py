@@ -56,7 +56,9 @@ def build_datalist(
     found = [{key: value for key, value in item.items() if key != "rule"} for item in items.values()]
     if not found:
         raise _not_as_described(description, tree, "no images")
-    refuse_unreadable((tree.folder, item["image"], item["image"]) for item in tell_each(found, tell))
+    notes += source.missing_files()
+    named = ((item, key) for item in tell_each(found, tell) for key in ("image", "mask", "lungs") if key in item)
+    refuse_unreadable((tree.folder, item[key], str(tree.folder / item[key])) for item, key in named)
     return make_datalist(
         found,
         split or default_split(found, seed),
@@ -188,7 +190,11 @@ def _number(value: str, where: str) -> float:
 
 def _listed(lists: Mapping[str, Sequence[str]], images: Sequence[str], source: Source) -> dict[str, str]:
     """The part of each image that a list names; a list has one file name a line."""
-    by_name: dict[str, str] = {path.rpartition("/")[2]: path for path in images}
+    by_name: dict[str, str] = {}
+    for path in images:
+        other = by_name.setdefault(path.rpartition("/")[2], path)
+        if other != path:
+            raise ManifestError(source.tree.folder / path, f"{other} has the same name", "remove one copy")
     found: dict[str, tuple[str, str]] = {}
     read = 0
     for part, patterns in lists.items():

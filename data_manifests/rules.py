@@ -62,6 +62,22 @@ class Source:
         read = self._read[name]
         return read[1].get(_base(path)) if read else None
 
+    def missing_files(self) -> list[str]:
+        """What to say of rows that name files which are not in the folder; tables of extras do not count."""
+        names = {_base(path) for path in self.tree.files}
+        notes = []
+        for name, read in self._read.items():
+            if read is None or self.tables[name].get("optional"):
+                continue
+            table, rows = read
+            gone = [(row.line, base) for base, row in rows.items() if base not in names]
+            if gone:
+                line, base = gone[0]
+                notes.append(
+                    f"{len(gone)} rows of {table.path.name} name files that are not there (row {line}: {base})"
+                )
+        return notes
+
 
 def _base(path: str) -> str:
     return path.replace("\\", "/").rpartition("/")[2]

@@ -18,6 +18,10 @@ from pneumonai.data_manifests.errors import ManifestError
 
 Item = Mapping[str, Any]
 
+#: Weight of the parts' whole sizes beside their classes': it decides between equals alone, so that the roundings of
+#: many small classes do not all fall on one part.
+WHOLE = 1e-3
+
 
 def unit_of(item: Item) -> tuple[str, Hashable]:
     """What an item must not be parted from: ``("patient", id)``, else ``("group", name)``, else ``("image", path)``."""
@@ -82,26 +86,29 @@ def assign(counts: NDArray[np.int64], targets: NDArray[np.float64], seed: int) -
     Returns:
         ``[units]``, the part of each.
     """
-    totals = counts.sum(axis=0)
-    shares = targets / np.maximum(totals, 1)
+    weigh = np.sqrt(WHOLE)
     main, sizes = counts.argmax(axis=1), counts.sum(axis=1)
     drawn = np.random.default_rng(seed).permutation(len(counts))
     order = drawn[np.lexsort((-sizes[drawn], main[drawn]))]
+    weights = np.column_stack([counts, weigh * sizes])
+    targets = np.column_stack([targets, weigh * targets.sum(axis=1)])
+    totals = weights.sum(axis=0)
+    shares = targets / np.where(totals > 0, totals, 1)
     parts = np.zeros(len(counts), dtype=np.int64)
     dealt, given = np.zeros(len(totals)), np.zeros_like(targets)
     never = targets.sum(axis=1) <= 0
     for unit in order:
-        dealt += counts[unit]
-        behind = (shares * dealt - given) @ counts[unit]
+        dealt += weights[unit]
+        behind = (shares * dealt - given) @ weights[unit]
         behind[never] = -np.inf
         # Rounding must not decide between equals, or the order of classes would.
         part = int(np.argmax(np.round(behind, 6)))
-        parts[unit], given[part] = part, given[part] + counts[unit]
-    return _refine(parts, counts, targets, never)
+        parts[unit], given[part] = part, given[part] + weights[unit]
+    return _refine(parts, weights, targets, never)
 
 
 def _refine(
-    parts: NDArray[np.int64], counts: NDArray[np.int64], targets: NDArray[np.float64], never: NDArray[np.bool_]
+    parts: NDArray[np.int64], counts: NDArray[np.float64], targets: NDArray[np.float64], never: NDArray[np.bool_]
 ) -> NDArray[np.int64]:
     """Move units one at a time, the best move first, until none lowers the sum of squared deviations."""
     squares, rows = (counts**2).sum(axis=1), np.arange(len(counts))

@@ -93,7 +93,7 @@ def subset_datalists(
     for percent, items in nested_subsets(training, percents, seed, total=total).items():
         subset = {
             "of": "all" if of_all else "training",
-            "percent": percent,
+            "percent": int(percent) if percent == int(percent) else percent,
             "actual_percent": round(100 * len(items) / total, 2),
             "images": len(items),
             "seed": seed,
