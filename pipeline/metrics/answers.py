@@ -80,7 +80,8 @@ class Answers:
         single = len(np.unique([self.labels, self.predicted])) == 1
         confidence, bins = confidence_bins(self.probabilities)
         gaps = np.bincount(bins, weights=(self.predicted == self.labels) - confidence, minlength=BINS)
-        return _flatten(tables, self.support) | {
+        means = {key: float(value) for key, value in _flatten(tables, self.support).items()}
+        return means | {
             ScoreKey("accuracy"): float(accuracy_score(self.labels, self.predicted)),
             ScoreKey("kappa"): np.nan if single else float(cohen_kappa_score(self.labels, self.predicted)),
             ScoreKey("brier"): float(self._brier().mean()),

@@ -70,7 +70,8 @@ def classification_report(
     - ``weighted_f1_mean_of_classes``: mean of the classes' F1, weighted by support; what NL-RAN prints.
     - ``weighted_f1_harmonic``: harmonic mean of ``weighted_precision`` and ``weighted_recall``; NL-RAN's eq. 11.
     - ``kappa``: Cohen's; None where truth and answers are all of one class.
-    - ``ece``: expected calibration error over 15 bins of equal width of the highest probability.
+    - ``ece``: expected calibration error over 15 bins of equal width of the highest probability; its interval lies
+      high, because resampling adds noise to every bin.
     - ``brier``: mean over images of the sum over classes of ``(p - [class is true])^2``, 0..2.
     - ``negative_log_likelihood``: mean of ``-log p`` of the true class, p no smaller than 2.2e-16.
 

@@ -77,13 +77,12 @@ def paired_bootstrap(
     key = find_score(metric, class_names, positive)
     ranks = "auc" in key.name or "average_precision" in key.name
     models = [Answers(labels, probabilities, patient_ids) for probabilities in (first, second)]
-    values = [float(model.scores()[key]) for model in models]
+    one, two = (float(model.scores()[key]) for model in models)
     method = f"paired bootstrap by {'patient' if models[0].patient_count < models[0].images else 'image'}"
-    if not np.isfinite(values).all():
-        return Comparison(method, metric, *map(_known, values), None, None, None, "the score is not defined")
-    difference = values[1] - values[0]
+    if not np.isfinite([one, two]).all():
+        return Comparison(method, metric, _known(one), _known(two), None, None, None, "the score is not defined")
     if models[0].patient_count < 2:
-        return Comparison(method, metric, *values, difference, None, None, "one patient gives no interval")
+        return Comparison(method, metric, one, two, two - one, None, None, "one patient gives no interval")
     samples = [model.resampled_scores(resamples, seed, ranks=ranks)[key] for model in models]
     differences = samples[1] - samples[0]
     differences = differences[np.isfinite(differences)]
@@ -91,7 +90,7 @@ def paired_bootstrap(
     differences[np.abs(differences) < 1e-12] = 0.0
     tail = min(np.count_nonzero(differences <= 0), np.count_nonzero(differences >= 0))
     p_value = min(1.0, 2.0 * (tail + 1) / (len(differences) + 1))
-    return Comparison(method, metric, *values, difference, _pair(interval(differences)), p_value)
+    return Comparison(method, metric, one, two, two - one, _pair(interval(differences)), p_value)
 
 
 def mcnemar(
@@ -121,11 +120,11 @@ def mcnemar(
     if discordant:
         test = binomtest(only_second, discordant, 0.5)
         exact = test.proportion_ci(LEVEL, method="exact")
-        p_value = float(test.pvalue)
-        bounds = _pair([(2 * share - 1) * discordant / images for share in (exact.low, exact.high)]) or bounds
-    accuracies = [float(hits.mean()) for hits in right]
+        p_value, share = float(test.pvalue), discordant / images
+        bounds = (float(2 * exact.low - 1) * share, float(2 * exact.high - 1) * share)
+    one, two = (float(hits.mean()) for hits in right)
     difference = (only_second - only_first) / images
-    return Comparison("McNemar, exact", "accuracy", *accuracies, difference, bounds, p_value, _dependence(models[0]))
+    return Comparison("McNemar, exact", "accuracy", one, two, difference, bounds, p_value, _dependence(models[0]))
 
 
 def delong(
@@ -165,20 +164,20 @@ def delong(
         return Comparison(method, "auc", None, None, None, None, None, "the score is not defined")
     # A model's placements: the share of the other class that each image is rightly above (or below).
     placed = [_placements(model.probabilities[:, chosen], is_positive) for model in models]
-    areas = [float(of_positives.mean()) for of_positives, _ in placed]
-    difference = areas[1] - areas[0]
+    one, two = (float(of_positives.mean()) for of_positives, _ in placed)
+    difference = two - one
     if all(np.array_equal(a, b) for a, b in zip(*placed, strict=True)):
-        return Comparison(method, "auc", *areas, 0.0, (0.0, 0.0), 1.0, note)
+        return Comparison(method, "auc", one, two, 0.0, (0.0, 0.0), 1.0, note)
     changes = [second - first for first, second in zip(*placed, strict=True)]
     if min(len(change) for change in changes) < 2:
         few = "the variance needs two images of each class"
-        return Comparison(method, "auc", *areas, difference, None, None, few)
+        return Comparison(method, "auc", one, two, difference, None, None, few)
     error = float(np.sqrt(sum(change.var(ddof=1) / len(change) for change in changes)))
     if error < 1e-12:
-        return Comparison(method, "auc", *areas, difference, None, None, "the variance of the difference is 0")
+        return Comparison(method, "auc", one, two, difference, None, None, "the variance of the difference is 0")
     reach = float(norm.isf((1 - LEVEL) / 2)) * error
     p_value = float(2 * norm.sf(abs(difference) / error))
-    return Comparison(method, "auc", *areas, difference, (difference - reach, difference + reach), p_value, note)
+    return Comparison(method, "auc", one, two, difference, (difference - reach, difference + reach), p_value, note)
 
 
 def _placements(scores: np.ndarray, is_positive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -221,17 +220,17 @@ def corrected_resampled_t_test(
         raise ValueError(f"two finite scores in each of at least two folds are required, got {first} and {second}")
     if not (n_train > 0 and n_test > 0):
         raise ValueError(f"n_train and n_test must be above 0, got {n_train} and {n_test}")
-    method, means = "corrected resampled t-test", [float(mean) for mean in scores.mean(axis=1)]
+    method, one, two = "corrected resampled t-test", float(scores[0].mean()), float(scores[1].mean())
     differences = scores[1] - scores[0]
     difference = float(differences.mean())
     error = float(np.sqrt((1 / folds + n_test / n_train) * differences.var(ddof=1)))
     if not differences.any():
-        return Comparison(method, metric, *means, 0.0, (0.0, 0.0), 1.0)
+        return Comparison(method, metric, one, two, 0.0, (0.0, 0.0), 1.0)
     if error < 1e-12:
-        return Comparison(method, metric, *means, difference, None, None, "the difference is the same in every fold")
+        return Comparison(method, metric, one, two, difference, None, None, "the difference is the same in every fold")
     reach = float(t.isf((1 - LEVEL) / 2, folds - 1)) * error
     p_value = float(2 * t.sf(abs(difference) / error, folds - 1))
-    return Comparison(method, metric, *means, difference, (difference - reach, difference + reach), p_value)
+    return Comparison(method, metric, one, two, difference, (difference - reach, difference + reach), p_value)
 
 
 def _dependence(answers: Answers) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance
 from sklearn.metrics import f1_score, precision_score, recall_score
 
 from pneumonai.pipeline.metrics.resampling import is_score
@@ -95,6 +96,20 @@ def test_distances_and_volume_by_hand() -> None:
     assert picture.surface_distance_mm == pytest.approx(4 / 3)
     assert picture.hausdorff95_mm == pytest.approx(3.8)
     assert picture.volume_error_ml is None
+
+
+def test_distances_equal_monai() -> None:
+    generator = np.random.default_rng(8)
+    for dimensions in (2, 3, 3):
+        shape = tuple(generator.integers(3, 9, size=dimensions))
+        predicted, true = generator.random((2, *shape)) < generator.uniform(0.2, 0.8)
+        spacing = generator.uniform(0.5, 5, size=dimensions).tolist()
+        case = score_case(predicted, true, spacing_mm=spacing)
+        batch: dict[str, Any] = {"y_pred": predicted[None, None], "y": true[None, None], "include_background": True}
+        average = compute_average_surface_distance(**batch, symmetric=True, spacing=spacing)
+        hausdorff = compute_hausdorff_distance(**batch, percentile=95, spacing=spacing)
+        assert case.surface_distance_mm == pytest.approx(float(average), rel=1e-5)
+        assert case.hausdorff95_mm == pytest.approx(float(hausdorff), rel=1e-5)
 
 
 def test_means_of_distances_and_volumes_leave_out_what_has_none() -> None:
