@@ -50,10 +50,10 @@ class PredictionsWriter:
             probabilities = output["pred"].flatten().tolist()
             label = item.get("label")
             if self.metrics and label is None:
-                raise ManifestError(_source(item["image"]), "has no label", "scores need one at every item")
+                raise ManifestError(_source(item), "has no label", "scores need one at every item")
             self._rows.append(
                 {
-                    "image": _source(item["image"]),
+                    "image": _source(item),
                     "patient_id": _patient(item),
                     "label": "" if label is None else self.class_names[int(label)],
                     "pred": self.class_names[max(range(len(probabilities)), key=probabilities.__getitem__)],
@@ -112,7 +112,7 @@ class SegmentationPredictionsWriter:
 
     def _collect(self, engine: Engine) -> None:
         for item, output in zip(engine.state.batch, engine.state.output, strict=True):
-            image, patient = _source(item["image"]), _patient(item)
+            image, patient = _source(item), _patient(item)
             marked = _mask(output["pred"])
             spacing = _spacing(output["pred"], item["image"])
             row: dict[str, Any] = {"image": image, "patient_id": patient}
@@ -168,7 +168,7 @@ def read_predictions(path: str | Path) -> Predictions:
     """
     remedy = "write it anew with the bundle's evaluate.json"
     try:
-        with Path(path).open(newline="", encoding="utf-8") as file:
+        with Path(path).open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             columns, rows = list(reader.fieldnames or []), list(reader)
     except FileNotFoundError:
@@ -219,9 +219,11 @@ def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[dict[str, Any]
         writer.writerows(rows)
 
 
-def _source(image: Any) -> str:
-    """The file that an item came from, where the tensor still knows it."""
-    return str(image.meta.get("filename_or_obj", "")) if isinstance(image, MetaTensor) else ""
+def _source(item: dict[str, Any]) -> str:
+    """The file that an item came from: its ``source``, or what the image tensor still knows of it."""
+    image = item["image"]
+    known = str(image.meta.get("filename_or_obj", "")) if isinstance(image, MetaTensor) else ""
+    return str(item.get("source") or known)
 
 
 def _patient(item: dict[str, Any]) -> str:

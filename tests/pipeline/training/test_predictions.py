@@ -67,6 +67,10 @@ def test_answers_go_to_disk_and_back(tmp_path: Path) -> None:
     assert (read.images, read.patient_ids) == (["a.png", "b.png", "c, d.png"], ["P1", "g7", ""])
     assert read.labels is not None
     assert (read.labels.tolist(), read.class_names) == ([1, 1, 0], NAMES)
+    # As a spreadsheet saves it, with a byte order mark.
+    text = (tmp_path / "predictions.csv").read_text(encoding="utf-8")
+    (tmp_path / "predictions.csv").write_text(text, encoding="utf-8-sig")
+    assert read_predictions(tmp_path / "predictions.csv").images == read.images
     assert read.probabilities.tolist() == [[0.25, 0.75], [0.75, 0.25], [0.875, 0.125]]
 
 
