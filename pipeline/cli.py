@@ -203,6 +203,31 @@ def phantom(
         typer.echo(folder)
 
 
+@app.command()
+def compare(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML or JSON; see docs/compare.md.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of runs, table and figures.")],
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time; they share the cores.")] = 1,
+    gpu: Annotated[list[str] | None, typer.Option(metavar="ID", help="GPU for the jobs in turn; repeat it.")] = None,
+    table_only: Annotated[bool, typer.Option("--table-only", help="Train nothing; tables of what is done.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+) -> None:
+    """Train and score models x seeds x training sizes: one table, figures, tests; go on where it was interrupted."""
+    from pneumonai.pipeline.comparison.compare import compare as run_comparison
+
+    try:
+        outcome = run_comparison(config, output, jobs=jobs, gpus=gpu or (), quiet=quiet, run=not table_only)
+    except KeyboardInterrupt:
+        typer.echo("interrupted: the same command goes on from the last whole epochs", err=True)
+        raise typer.Exit(130) from None
+    for run, problem in outcome.failed.items():
+        typer.echo(f"error: {run.name}: {problem}; see {run.folder / 'log.txt'}", err=True)
+    if not quiet:
+        typer.echo(f"{outcome.table}: not for clinical use")
+    if outcome.failed:
+        raise typer.Exit(1)
+
+
 @bundle_app.command("list")
 def bundle_list(as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False) -> None:
     """The bundles that came with the package."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import logging
 import pickle
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -40,11 +41,15 @@ class Checkpoint:
         # A wrapped network (DDP) is saved as itself, so that one process can go on where several stopped.
         self.objects = {name: getattr(item, "module", item) for name, item in objects.items()}
         self.history: list[dict[str, float]] = []
+        self._epoch_began = time.perf_counter()
+        trainer.add_event_handler(Events.STARTED, self._start_clock)
 
     def save(self) -> None:
         """Write the state after the epoch that just ended."""
         state = self.trainer.state
-        self.history.append({"epoch": state.epoch} | self._scores(self.trainer) | self._scores(self.evaluator))
+        row = {"epoch": state.epoch, "seconds": round(time.perf_counter() - self._epoch_began, 2)}
+        self.history.append(row | self._scores(self.trainer) | self._scores(self.evaluator))
+        self._start_clock()
         content = {name: item.state_dict() for name, item in self.objects.items()}
         content["trainer"] = {"epoch": state.epoch, "epoch_length": state.epoch_length}
         content["best"] = {"metric": self.evaluator.state.best_metric, "epoch": self.evaluator.state.best_metric_epoch}
@@ -54,6 +59,9 @@ class Checkpoint:
         with whole_file(self.path) as temporary:
             torch.save(content, temporary)
         self._write_history()
+
+    def _start_clock(self) -> None:
+        self._epoch_began = time.perf_counter()
 
     @staticmethod
     def _scores(engine: Engine) -> dict[str, float]:

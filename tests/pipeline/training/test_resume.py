@@ -15,7 +15,7 @@ from pneumonai.pipeline.errors import our_error
 
 def history(folder: Path) -> list[dict[str, float]]:
     with (folder / "history.csv").open(newline="") as file:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+        return [{k: float(v) for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
 
 
 def largest_difference(one: torch.nn.Module, other: torch.nn.Module) -> float:
