@@ -28,7 +28,7 @@ class SplitChoice:
     validation: float = 0.0
 
 
-def parse_split(text: str | None, seed: int = 0, *, official: bool = False, validation: float = 0.0) -> SplitChoice:
+def parse_split(text: str, seed: int = 0, *, validation: float = 0.0) -> SplitChoice:
     """The choice that ``--split`` spells: ``official``, ``A:B:C`` (or ``A:B``: training, test) or ``folds=K``.
 
     Raises:
@@ -48,8 +48,8 @@ def parse_split(text: str | None, seed: int = 0, *, official: bool = False, vali
             ratios = [0.0]
         if sum(ratios) > 0:
             training, *rest = ratios
-            validation, test = rest if len(rest) == 2 else (0.0, rest[0] if rest else 0.0)
-            return SplitChoice("ratio", (training, validation, test), seed=seed)
+            middle, test = rest if len(rest) == 2 else (0.0, rest[0])
+            return SplitChoice("ratio", (training, middle, test), seed=seed)
     raise ManifestError("--split", f"'{text}' is no split", "use official, 8:1:1 (or 8:2: training, test) or folds=5")
 
 

@@ -120,7 +120,7 @@ def _items(
         image = rule["image"]
         patterns = " or ".join(image.get("files") or image["folders"])
         raise _not_as_described(description, source.tree, f"nothing matches {patterns}")
-    listed = _listed(rule["part"]["lists"], images, source) if "lists" in rule.get("part", {}) else None
+    listed = _listed(rule["part"]["lists"], images, source, notes) if "lists" in rule.get("part", {}) else None
     left_out: Counter[str] = Counter()
     without: Counter[str] = Counter()
     for path in images:
@@ -188,18 +188,21 @@ def _number(value: str, where: str) -> float:
         raise ManifestError(where, f"{value!r} is no number", "correct it") from None
 
 
-def _listed(lists: Mapping[str, Sequence[str]], images: Sequence[str], source: Source) -> dict[str, str]:
-    """The part of each image that a list names; a list has one file name a line."""
+def _listed(
+    lists: Mapping[str, Sequence[str]], images: Sequence[str], source: Source, notes: list[str]
+) -> dict[str, str]:
+    """The part of each image that a list names; a list has one file name a line. A missing list is noted."""
     by_name: dict[str, str] = {}
     for path in images:
         other = by_name.setdefault(path.rpartition("/")[2], path)
         if other != path:
             raise ManifestError(source.tree.folder / path, f"{other} has the same name", "remove one copy")
     found: dict[str, tuple[str, str]] = {}
-    read = 0
     for part, patterns in lists.items():
-        for file in source.tree.matching(patterns):
-            read += 1
+        files = source.tree.matching(patterns)
+        if not files:
+            notes.append(f"the official list of the {part} part, {' or '.join(patterns)}, is not there")
+        for file in files:
             lines = (source.tree.folder / file).read_text(encoding="utf-8-sig").splitlines()
             for number, line in enumerate(lines, start=1):
                 name = line.strip().replace("\\", "/").rpartition("/")[2]
@@ -212,7 +215,4 @@ def _listed(lists: Mapping[str, Sequence[str]], images: Sequence[str], source: S
                 if path in found:
                     raise ManifestError(where, f"{name} is listed in {found[path][1]} too", "keep it in one list")
                 found[path] = part, where
-    if not read:
-        # The images can be used without their lists; an official split that is wanted says so later.
-        return {}
     return {path: part for path, (part, _) in found.items()}

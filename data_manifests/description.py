@@ -6,7 +6,7 @@ Every fact stands with whether it could be verified (from the papers, or from da
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -86,18 +86,13 @@ class Description:
         }
 
     def unverified(self) -> list[str]:
-        """Names of the facts that could not be verified, such as ``licence`` or ``counts.patients``."""
-        return list(_unverified(self.content))
+        """Names of the facts that could not be verified, such as ``licence``; ``flaws`` when it is one of several."""
+        return [key for key, entry in self.content.items() if _any_unverified(entry)]
 
 
-def _unverified(content: Mapping[str, Any]) -> Iterator[str]:
-    for key, entry in content.items():
-        if isinstance(entry, Mapping) and entry.get("verified") is False:
-            yield key
-        elif isinstance(entry, list):
-            for number, part in enumerate(entry):
-                if isinstance(part, Mapping) and part.get("verified") is False:
-                    yield f"{key}.{part['what']}" if "what" in part else f"{key}.{number}"
+def _any_unverified(entry: Any) -> bool:
+    parts = entry if isinstance(entry, list) else [entry]
+    return any(isinstance(part, Mapping) and part.get("verified") is False for part in parts)
 
 
 def _folder() -> Any:

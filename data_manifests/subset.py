@@ -66,7 +66,7 @@ def _thinned(
     units: dict[Any, int] = {}
     numbers = np.array([units.setdefault(unit_of(items[number]), len(units)) for number in kept])
     counts = np.zeros((len(units), len(column)), dtype=np.int64)
-    np.add.at(counts, (numbers, [column[str(items[number].get("label"))] for number in kept]), 1)
+    np.add.at(counts, (numbers, np.array([column[str(items[number].get("label"))] for number in kept])), 1)
     present = counts.sum(axis=0)
     stay = np.minimum(target, present)
     parts = assign(counts, np.stack([stay, present - stay]), seed)

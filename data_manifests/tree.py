@@ -51,7 +51,14 @@ class FileTree:
             raise ManifestError(error.filename, f"cannot be read ({error.strerror})", "check its permissions")
 
         found: list[str] = []
+        seen: set[tuple[int, int]] = set()
         for place, folders, names in os.walk(self.folder, onerror=refuse, followlinks=True):
+            status = os.stat(place)  # noqa: PTH116
+            if (status.st_dev, status.st_ino) in seen:
+                # A link back up would be followed for ever.
+                folders.clear()
+                continue
+            seen.add((status.st_dev, status.st_ino))
             folders[:] = [name for name in folders if not name.startswith(".") and name not in STRAY_FOLDERS]
             start = Path(place).relative_to(self.folder).as_posix()
             start = "" if start == "." else f"{start}/"

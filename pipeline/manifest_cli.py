@@ -14,6 +14,13 @@ import typer
 manifest_app = typer.Typer(help="Datalists for MONAI: build, check, convert, subset.", no_args_is_help=True)
 
 
+class Modality(StrEnum):
+    """What images show."""
+
+    CT = "CT"
+    CXR = "CXR"
+
+
 class Of(StrEnum):
     """What the percentages of subsets are of."""
 
@@ -134,7 +141,7 @@ def build(
     output: Annotated[Path, typer.Option("--output", "-o", help="The datalist.json to write.")],
     split: Annotated[
         str | None,
-        typer.Option(help="official, A:B:C or folds=K; default: official where there is one, else 8:1:1."),
+        typer.Option(help="official, 8:1:1 or folds=5; default: official where there is one, else 8:1:1."),
     ] = None,
     validation: Annotated[
         float, typer.Option(min=0.0, max=0.9, help="Share of an official training part that becomes validation.")
@@ -155,7 +162,7 @@ def build(
     class_name: Annotated[
         list[str] | None, typer.Option("--class", metavar="NAME", help="Classes in label order; one each time.")
     ] = None,
-    modality: Annotated[str | None, typer.Option(metavar="CT|CXR", help="Written into the datalist.")] = None,
+    modality: Annotated[Modality | None, typer.Option(help="Of your own table; written into the datalist.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite OUTPUT.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
 ) -> None:
@@ -169,8 +176,8 @@ def build(
         what = "--from-csv takes DATA_DIR alone" if from_csv else "NAME and DATA_DIR are needed"
         raise ManifestError("manifest build", f"{what}, got {' '.join(arguments)}", "see manifest build --help")
     _refuse_overwriting(output, force)
-    official = "official" if validation else None
-    chosen = parse_split(split or official, seed, validation=validation) if split or official else None
+    spelled = split or ("official" if validation else None)
+    chosen = parse_split(spelled, seed, validation=validation) if spelled else None
     with step_progress(hidden=quiet) as tell:
         if from_csv is not None:
             from pneumonai.data_manifests.from_csv import Columns, Selection, build_from_csv
@@ -185,7 +192,7 @@ def build(
                 chosen,
                 seed=seed,
                 name=from_csv.stem if output.stem == "datalist" else output.stem,
-                modality=modality,
+                modality=modality.value if modality else None,
                 progress=tell,
             )
         else:
@@ -230,7 +237,7 @@ def subset(
     percent: Annotated[
         list[float] | None, typer.Option(metavar="P", help="Sizes of the training part; default 80 70 60 50 40.")
     ] = None,
-    more: Annotated[list[float] | None, typer.Argument(metavar="[P...]", help="More of --percent.")] = None,
+    more: Annotated[list[float] | None, typer.Argument(metavar="P", help="More of --percent.")] = None,
     of: Annotated[Of, typer.Option(help="What 100 % is: the training part, or all images.")] = Of.TRAINING,
     seed: Annotated[int, typer.Option(min=0, help="Draws who stays.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Overwrite.")] = False,

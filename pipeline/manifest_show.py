@@ -125,7 +125,7 @@ def descriptions_rows(descriptions: Sequence[Description]) -> list[tuple[str, ..
             str(d.patients.value),
             str(d.official_split.value or "none"),
             _counts(d),
-            ", ".join(d.unverified()) or "none",
+            ", ".join(d.unverified()).replace("_", " ") or "none",
         )
         for d in descriptions
     ]

@@ -281,6 +281,30 @@ def test_patients_on_two_sides_of_an_official_split_are_said(tmp_path: Path) -> 
     assert any("patients lie in two parts of the given split (" in warning for warning in warnings)
 
 
+def test_missing_lists_are_said_and_another_split_is_made(tmp_path: Path) -> None:
+    covid_ct(tmp_path)
+    for file in tmp_path.glob("Data-split/*/*.txt"):
+        file.unlink()
+    block = build_datalist(load_description("covid_ct"), tmp_path)["pneumonai"]
+    assert block["split"]["method"] == "ratio"
+    assert "the official list of the test part, **/COVID/testCT_COVID.txt, is not there" in block["warnings"]
+    with pytest.raises(ManifestError, match="covid_ct: no official split is known; use --split 8:1:1"):
+        build_datalist(load_description("covid_ct"), tmp_path, SplitChoice("official"))
+
+
+def test_a_link_back_up_is_not_followed_for_ever(tmp_path: Path) -> None:
+    sars_cov_2_ct(tmp_path)
+    (tmp_path / "COVID" / "up").symlink_to(tmp_path, target_is_directory=True)
+    assert len(build_datalist(load_description("sars_cov_2_ct"), tmp_path)["training"]) == 32
+
+
+def test_two_copies_of_a_listed_file_are_refused(tmp_path: Path) -> None:
+    covid_ct(tmp_path)
+    picture(tmp_path / "copy/CT_NonCOVID/2%1.jpg")
+    with pytest.raises(ManifestError, match=r"2%1.jpg: .*2%1.jpg has the same name; remove one copy"):
+        build_datalist(load_description("covid_ct"), tmp_path)
+
+
 def test_a_wrong_folder_says_what_was_expected_and_found(tmp_path: Path) -> None:
     sars_cov_2_ct(tmp_path)
     with pytest.raises(ManifestError) as raised:

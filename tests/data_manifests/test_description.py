@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -157,5 +158,7 @@ def test_list_and_show_say_what_is_not_verified() -> None:
     assert [line.split()[0] for line in listed] == NAMES
     rows = runner.invoke(manifest_app, ["list", "--markdown"]).stdout.splitlines()
     assert len(rows) == len(NAMES) + 2 and len({row.count("|") for row in rows}) == 1
+    docs = (Path(__file__).resolve().parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    assert "\n".join(rows) in docs, "write the output of `pneumonai manifest list --markdown` into docs/data.md"
     shown = runner.invoke(manifest_app, ["show", "sars_cov_2_ct"]).stdout
     assert "1,252 covid items [D-SPP + CID paper" in shown and "not verified" in shown
