@@ -39,6 +39,7 @@ def mark_assumed(study: Study, assumed: str | None) -> Study:
     if assumed is not None:
         study.assumed_geometry = True
         study.converted.append(f"converted from pictures before; assumed: {assumed}")
-        what = " and ".join(_NAMES.get(word, word) for word in assumed.partition(";")[0].split(", "))
-        study.warnings.append(f"its {what} are assumed, not measured: no volume in ml is reported")
+        words = assumed.partition(";")[0].split(", ")
+        what = " and ".join(_NAMES.get(word, word) for word in words) + (" is" if words == ["spacing"] else " are")
+        study.warnings.append(f"its {what} assumed, not measured: no volume in ml is reported")
     return study
