@@ -23,7 +23,8 @@ def parts_table(datalist: Mapping[str, Any]) -> Table:
     """Parts (or folds) by classes, images and patients, such as ``191 (104)``."""
     block = datalist.get("pneumonai", {})
     units = {"known": "patients", "grouped": "groups"}.get(block.get("patients", ""), "units")
-    table = Table(title=f"{datalist.get('name', '')}: images ({units})", title_justify="left")
+    title = f"{datalist.get('name', '')}: images ({units})"
+    table = Table(title=title, title_justify="left", min_width=len(title))
     rows: dict[str, Sequence[Mapping[str, Any]]] = {}
     for part in PARTS:
         items = datalist.get(part, [])
@@ -37,7 +38,7 @@ def parts_table(datalist: Mapping[str, Any]) -> Table:
     labels = [label for label in labels if any(str(item.get("label", "")) == label for item in everything)]
     table.add_column("part")
     for label in labels:
-        table.add_column(label or "no label", justify="right")
+        table.add_column(label or ("no label" if len(labels) > 1 else "images"), justify="right")
     if len(labels) > 1:
         table.add_column("all", justify="right")
     for name, items in [*rows.items(), ("all", everything)]:
