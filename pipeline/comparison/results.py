@@ -59,7 +59,7 @@ class RowTest:
     row: Row
     percent: float
     of: str
-    found: paired.Comparison
+    found: paired.PairedTest
 
 
 def read_line(comparison: Comparison, runs: Sequence[Run], row: Row, percent: float) -> Line:
@@ -133,7 +133,7 @@ def run_tests(comparison: Comparison, runs: Sequence[Run]) -> list[RowTest]:
 
 def _split_tests(
     comparison: Comparison, first: Sequence[Run], second: Sequence[Run]
-) -> list[tuple[str, paired.Comparison]]:
+) -> list[tuple[str, paired.PairedTest]]:
     answers = [
         [read_predictions(run.folder / "scores" / "predictions.csv") for run in runs] for runs in (first, second)
     ]
@@ -156,7 +156,7 @@ def _split_tests(
 
 def _fold_tests(
     comparison: Comparison, first: Sequence[Run], second: Sequence[Run]
-) -> list[tuple[str, paired.Comparison]]:
+) -> list[tuple[str, paired.PairedTest]]:
     metric = comparison.metrics[0]
 
     def means(runs: Sequence[Run]) -> list[float]:

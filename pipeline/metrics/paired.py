@@ -17,7 +17,7 @@ from pneumonai.pipeline.metrics.resampling import LEVEL, interval
 
 
 @dataclass(frozen=True)
-class Comparison:
+class PairedTest:
     """What a paired test found.
 
     Attributes:
@@ -55,7 +55,7 @@ def paired_bootstrap(
     positive: str | None = None,
     resamples: int = 2000,
     seed: int = 0,
-) -> Comparison:
+) -> PairedTest:
     """Bootstrap by patient of the difference of any score between two models, both on the same resamples.
 
     The interval is the 95 % percentile interval of the difference. The p-value inverts it: twice the smaller share of
@@ -80,9 +80,9 @@ def paired_bootstrap(
     one, two = (float(model.scores()[key]) for model in models)
     method = f"paired bootstrap by {'patient' if models[0].patient_count < models[0].images else 'image'}"
     if not np.isfinite([one, two]).all():
-        return Comparison(method, metric, _known(one), _known(two), None, None, None, "the score is not defined")
+        return PairedTest(method, metric, _known(one), _known(two), None, None, None, "the score is not defined")
     if models[0].patient_count < 2:
-        return Comparison(method, metric, one, two, two - one, None, None, "one patient gives no interval")
+        return PairedTest(method, metric, one, two, two - one, None, None, "one patient gives no interval")
     samples = [model.resampled_scores(resamples, seed, ranks=ranks)[key] for model in models]
     differences = samples[1] - samples[0]
     differences = differences[np.isfinite(differences)]
@@ -90,7 +90,7 @@ def paired_bootstrap(
     differences[np.abs(differences) < 1e-12] = 0.0
     tail = min(np.count_nonzero(differences <= 0), np.count_nonzero(differences >= 0))
     p_value = min(1.0, 2.0 * (tail + 1) / (len(differences) + 1))
-    return Comparison(method, metric, one, two, two - one, _pair(interval(differences)), p_value)
+    return PairedTest(method, metric, one, two, two - one, _pair(interval(differences)), p_value)
 
 
 def mcnemar(
@@ -99,7 +99,7 @@ def mcnemar(
     second: np.ndarray,
     *,
     patient_ids: Sequence[str | None] | None = None,
-) -> Comparison:
+) -> PairedTest:
     """McNemar's exact test of two models' accuracy: a binomial test on the images that only one got right.
 
     The interval is Clopper and Pearson's for that binomial, as a difference of accuracy given the number of such
@@ -124,7 +124,7 @@ def mcnemar(
         bounds = (float(2 * exact.low - 1) * share, float(2 * exact.high - 1) * share)
     one, two = (float(hits.mean()) for hits in right)
     difference = (only_second - only_first) / images
-    return Comparison("McNemar, exact", "accuracy", one, two, difference, bounds, p_value, _dependence(models[0]))
+    return PairedTest("McNemar, exact", "accuracy", one, two, difference, bounds, p_value, _dependence(models[0]))
 
 
 def delong(
@@ -135,7 +135,7 @@ def delong(
     *,
     positive: str | None = None,
     patient_ids: Sequence[str | None] | None = None,
-) -> Comparison:
+) -> PairedTest:
     """DeLong's test of the AUC of two models on the same images (two classes).
 
     DeLong, DeLong and Clarke-Pearson, Biometrics 44, 1988; computed from midranks as in Sun and Xu, IEEE Signal
@@ -161,23 +161,23 @@ def delong(
     is_positive = models[0].labels == chosen
     method, note = "DeLong", _dependence(models[0])
     if min(is_positive.sum(), (~is_positive).sum()) < 1:
-        return Comparison(method, "auc", None, None, None, None, None, "the score is not defined")
+        return PairedTest(method, "auc", None, None, None, None, None, "the score is not defined")
     # A model's placements: the share of the other class that each image is rightly above (or below).
     placed = [_placements(model.probabilities[:, chosen], is_positive) for model in models]
     one, two = (float(of_positives.mean()) for of_positives, _ in placed)
     difference = two - one
     if all(np.array_equal(a, b) for a, b in zip(*placed, strict=True)):
-        return Comparison(method, "auc", one, two, 0.0, (0.0, 0.0), 1.0, note)
+        return PairedTest(method, "auc", one, two, 0.0, (0.0, 0.0), 1.0, note)
     changes = [second - first for first, second in zip(*placed, strict=True)]
     if min(len(change) for change in changes) < 2:
         few = "the variance needs two images of each class"
-        return Comparison(method, "auc", one, two, difference, None, None, few)
+        return PairedTest(method, "auc", one, two, difference, None, None, few)
     error = float(np.sqrt(sum(change.var(ddof=1) / len(change) for change in changes)))
     if error < 1e-12:
-        return Comparison(method, "auc", one, two, difference, None, None, "the variance of the difference is 0")
+        return PairedTest(method, "auc", one, two, difference, None, None, "the variance of the difference is 0")
     reach = float(norm.isf((1 - LEVEL) / 2)) * error
     p_value = float(2 * norm.sf(abs(difference) / error))
-    return Comparison(method, "auc", one, two, difference, (difference - reach, difference + reach), p_value, note)
+    return PairedTest(method, "auc", one, two, difference, (difference - reach, difference + reach), p_value, note)
 
 
 def _placements(scores: np.ndarray, is_positive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -198,7 +198,7 @@ def corrected_resampled_t_test(
     n_train: float,
     n_test: float,
     metric: str = "accuracy",
-) -> Comparison:
+) -> PairedTest:
     """Nadeau and Bengio's t-test over folds or repeated splits, whose training parts overlap.
 
     "Inference for the Generalization Error", Machine Learning 52, 2003: the variance of the mean difference is taken
@@ -225,12 +225,12 @@ def corrected_resampled_t_test(
     difference = float(differences.mean())
     error = float(np.sqrt((1 / folds + n_test / n_train) * differences.var(ddof=1)))
     if not differences.any():
-        return Comparison(method, metric, one, two, 0.0, (0.0, 0.0), 1.0)
+        return PairedTest(method, metric, one, two, 0.0, (0.0, 0.0), 1.0)
     if error < 1e-12:
-        return Comparison(method, metric, one, two, difference, None, None, "the difference is the same in every fold")
+        return PairedTest(method, metric, one, two, difference, None, None, "the difference is the same in every fold")
     reach = float(t.isf((1 - LEVEL) / 2, folds - 1)) * error
     p_value = float(2 * t.sf(abs(difference) / error, folds - 1))
-    return Comparison(method, metric, one, two, difference, (difference - reach, difference + reach), p_value)
+    return PairedTest(method, metric, one, two, difference, (difference - reach, difference + reach), p_value)
 
 
 def _dependence(answers: Answers) -> str:
