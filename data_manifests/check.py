@@ -81,7 +81,7 @@ def check_datalist(
         check_patients(entries, block.get("patients")),
         check_same_file(entries),
         *check_likeness(entries, figures),
-        check_masks(entries, figures),
+        check_masks(entries, figures, missing),
         check_confounding(entries, figures),
     ]
     return Report(str(datalist), str(root), counts_by_part(entries), rows, time.perf_counter() - begin)
@@ -90,8 +90,7 @@ def check_datalist(
 def _missing(entries: Sequence[Entry], root: Path) -> dict[str, list[str]]:
     missing = {}
     for entry in entries:
-        paths = [path for path in (entry.image, entry.mask) if path is not None]
-        if gone := [path for path in paths if not (root / path).exists()]:
+        if gone := [path for path in (entry.image, *entry.masks.values()) if not (root / path).exists()]:
             missing[entry.where] = gone
     return missing
 
@@ -104,27 +103,18 @@ def _read(
     progress: Progress | None,
 ) -> list[FileFigures | None]:
     """Figures of each entry, None where the image is missing; a file that is listed twice is read once."""
-    jobs: dict[tuple[str, str | None], int] = {}
+    wanted: list[tuple[str, ...] | None] = []
     for entry in entries:
         gone = missing.get(entry.where, [])
-        if entry.image not in gone:
-            mask = entry.mask if entry.mask is not None and entry.mask not in gone else None
-            jobs.setdefault(_job(root, entry.image, mask), len(jobs))
-    read: dict[int, FileFigures] = {}
-    for number, figures in work_through(read_figures, list(jobs), workers=workers):
-        read[number] = figures
+        there = [path for path in (entry.image, *entry.masks.values()) if path not in gone]
+        wanted.append(None if entry.image in gone else tuple(str(root / path) for path in there))
+    jobs = list(dict.fromkeys(job for job in wanted if job is not None))
+    read: dict[tuple[str, ...], FileFigures] = {}
+    for number, figures in work_through(read_figures, jobs, workers=workers):
+        read[jobs[number]] = figures
         if progress is not None:
             progress(len(read), len(jobs))
-    found: list[FileFigures | None] = []
-    for entry in entries:
-        gone = missing.get(entry.where, [])
-        mask = None if entry.mask in gone else entry.mask
-        found.append(None if entry.image in gone else read[jobs[_job(root, entry.image, mask)]])
-    return found
-
-
-def _job(root: Path, image: str, mask: str | None) -> tuple[str, str | None]:
-    return str(root / image), None if mask is None else str(root / mask)
+    return [None if job is None else read[job] for job in wanted]
 
 
 def check_counts(entries: Sequence[Entry], described: Description | None, method: str) -> Row:

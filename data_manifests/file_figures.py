@@ -68,7 +68,7 @@ class FileFigures:
         black_border, white_border: width over the side's length, mean of the four sides.
         frame_grey: mean grey of the outermost 3 %.
         uids: SOPInstanceUIDs of a DICOM folder.
-        mask: of the item's mask, or None.
+        masks: of the item's masks, in the order given.
     """
 
     kind: str = "unknown"
@@ -87,19 +87,19 @@ class FileFigures:
     white_border: float = float("nan")
     frame_grey: float = float("nan")
     uids: tuple[str, ...] = ()
-    mask: MaskFigures | None = None
+    masks: tuple[MaskFigures, ...] = ()
 
 
-def read_figures(paths: tuple[str, str | None]) -> FileFigures:
-    """Decode one image and its mask.
+def read_figures(paths: tuple[str, ...]) -> FileFigures:
+    """Decode one image and its masks.
 
     Args:
-        paths: image file (or DICOM folder), and its mask or None; both exist.
+        paths: image file (or folder of DICOM files or of slices), and its masks; all exist.
 
     Returns:
         The figures; what cannot be read is told in ``error``, nothing is raised.
     """
-    image, mask = paths
+    image, *masks = paths
     lower = image.lower()
     kind = "dicom"
     if Path(image).is_dir():
@@ -113,9 +113,7 @@ def read_figures(paths: tuple[str, str | None]) -> FileFigures:
         figures = reader(image)
     except Exception as error:  # a damaged file makes its decoder raise anything
         return FileFigures(kind=kind, error=_in_words(error))
-    if mask is None:
-        return figures
-    return replace(figures, mask=_read_mask(mask, figures))
+    return replace(figures, masks=tuple(_read_mask(mask, figures) for mask in masks)) if masks else figures
 
 
 def slice_files(folder: str | Path) -> list[Path]:

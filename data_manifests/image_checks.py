@@ -10,7 +10,7 @@ import numpy as np
 from pneumonai.data_manifests.check_report import Finding, Row, Severity
 from pneumonai.data_manifests.confounding import WARN_ABOVE, class_from_traits
 from pneumonai.data_manifests.duplicates import Likeness, Pair, find_pairs
-from pneumonai.data_manifests.file_figures import MAX_MASK_VALUES, FileFigures
+from pneumonai.data_manifests.file_figures import MAX_MASK_VALUES, FileFigures, MaskFigures
 from pneumonai.data_manifests.list_checks import Entry
 from pneumonai.data_manifests.split import unit_of
 
@@ -25,7 +25,7 @@ def check_files(entries: Sequence[Entry], missing: Mapping[str, Sequence[str]]) 
         for entry in entries
         if entry.where in missing
     ]
-    masks = sum(entry.mask is not None for entry in entries)
+    masks = sum(len(entry.masks) for entry in entries)
     return Row("files", "files there", findings, f"{len(entries)} images, {masks} masks")
 
 
@@ -63,39 +63,48 @@ def _size(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape if len(shape) == 3 else shape[::-1]))
 
 
-def check_masks(entries: Sequence[Entry], figures: Figures) -> Row:
+def check_masks(entries: Sequence[Entry], figures: Figures, missing: Mapping[str, Sequence[str]]) -> Row:
     """Each mask is readable, has its image's size and place, holds few values, and is not empty."""
-    with_mask = [
-        (entry, known) for entry, known in zip(entries, figures, strict=True) if known is not None and known.mask
-    ]
-    if not with_mask:
+    found: dict[str, list[tuple[str, str, MaskFigures]]] = defaultdict(list)
+    for entry, known in zip(entries, figures, strict=True):
+        if known is not None and known.masks:
+            there = {key: path for key, path in entry.masks.items() if path not in missing.get(entry.where, ())}
+            for (key, path), mask in zip(there.items(), known.masks, strict=True):
+                found[key].append((entry.where, path, mask))
+    if not found:
         return Row("masks", "masks fit their images", left_out="no masks")
+    findings: list[Finding] = []
+    lines = []
+    for key, masks in found.items():
+        of_key, greatest = _judge_masks(key, masks)
+        findings += of_key
+        lines.append(f"{len(masks)} under '{key}', greatest value {greatest}")
+    return Row("masks", "masks fit their images", findings, "; ".join(lines))
+
+
+def _judge_masks(key: str, masks: Sequence[tuple[str, str, MaskFigures]]) -> tuple[list[Finding], str]:
+    """Findings on the masks under one key (place, path, figures of each), and their greatest values in words."""
     findings, empty, scales = [], [], Counter()
-    for entry, known in with_mask:
-        mask = known.mask
-        assert mask is not None
+    for where, path, mask in masks:
         message = mask.error or mask.misfit
+        if message is None and len(mask.values) > MAX_MASK_VALUES:
+            message = f"more than {MAX_MASK_VALUES} values, no mask (or saved with loss)"
         if message is not None:
-            findings.append(Finding(Severity.ERROR, f"{entry.where} {entry.mask}: {message}", (entry.where,)))
-            continue
-        if len(mask.values) > MAX_MASK_VALUES:
-            message = f"{entry.where} {entry.mask}: more than {MAX_MASK_VALUES} values, no mask (or saved with loss)"
-            findings.append(Finding(Severity.ERROR, message, (entry.where,)))
+            findings.append(Finding(Severity.ERROR, f"{where} {path}: {message}", (where,)))
         elif mask.marked == 0:
-            empty.append(entry.where)
+            empty.append(where)
         else:
             scales[mask.values[-1]] += 1
-    good = len(with_mask) - len(findings)
-    if empty and len(empty) == good:
-        findings.append(Finding(Severity.ERROR, "all masks are empty", tuple(empty)))
+    if empty and len(empty) == len(masks) - len(findings):
+        findings.append(Finding(Severity.ERROR, f"all masks under '{key}' are empty", tuple(empty)))
     elif empty:
-        message = f"{len(empty)} of {len(with_mask)} masks are empty: {', '.join(empty[:5])}"
-        findings.append(Finding(Severity.WARNING, message + (", ..." if len(empty) > 5 else ""), tuple(empty)))
+        named = ", ".join(empty[:5]) + (", ..." if len(empty) > 5 else "")
+        message = f"{len(empty)} of {len(masks)} masks under '{key}' are empty: {named}"
+        findings.append(Finding(Severity.WARNING, message, tuple(empty)))
     if {1.0, 255.0} <= set(scales):
-        message = f"masks mix values: {scales[1.0]} go to 1, {scales[255.0]} to 255"
+        message = f"masks under '{key}' mix values: {scales[1.0]} go to 1, {scales[255.0]} to 255"
         findings.append(Finding(Severity.WARNING, message))
-    greatest = ", ".join(f"{value:g} in {n}" for value, n in scales.most_common(4))
-    return Row("masks", "masks fit their images", findings, f"{len(with_mask)} masks; greatest value {greatest}")
+    return findings, ", ".join(f"{value:g} in {n}" for value, n in scales.most_common(4)) or "not known"
 
 
 def check_likeness(entries: Sequence[Entry], figures: Figures) -> list[Row]:

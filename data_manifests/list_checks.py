@@ -14,6 +14,8 @@ from pneumonai.data_manifests.datalist import PARTS
 from pneumonai.data_manifests.errors import ManifestError
 from pneumonai.data_manifests.split import unit_of
 
+MASK_KEYS = ("mask", "lungs")
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -22,7 +24,8 @@ class Entry:
     Attributes:
         where: its place, such as ``training[3]``.
         side: what nothing may cross: the part, with its fold.
-        image, mask: relative paths.
+        image: relative path.
+        masks: relative paths under ``mask`` and ``lungs``, by key.
         label: class name, or as written where no names are known; None for none.
         item: as written.
     """
@@ -31,7 +34,7 @@ class Entry:
     part: str
     side: str
     image: str
-    mask: str | None
+    masks: Mapping[str, str]
     label: str | None
     item: Mapping[str, Any]
 
@@ -53,12 +56,15 @@ def entries_of(content: Mapping[str, Any], datalist: str | Path, class_names: Se
             where = f"{part}[{number}]"
             if not isinstance(item, dict) or not isinstance(item.get("image"), str) or not item["image"]:
                 raise ManifestError(f"{datalist}, {where}", "an item needs an entry 'image', a path", "add it")
-            mask = item.get("mask")
-            if mask is not None and not isinstance(mask, str):
-                raise ManifestError(f"{datalist}, {where}", f"mask {mask!r} is no path", "give a path, or leave it out")
+            masks = {key: item[key] for key in MASK_KEYS if item.get(key) is not None}
+            for key, mask in masks.items():
+                if not isinstance(mask, str):
+                    where = f"{datalist}, {where}"
+                    raise ManifestError(where, f"{key} {mask!r} is no path", "give a path, or leave it out")
             fold = item.get("fold")
             side = part if fold is None else f"{part} fold {fold}"
-            entries.append(Entry(where, part, side, item["image"], mask, _label(item.get("label"), class_names), item))
+            label = _label(item.get("label"), class_names)
+            entries.append(Entry(where, part, side, item["image"], masks, label, item))
     if not entries:
         raise ManifestError(datalist, f"none of the parts {', '.join(PARTS)} has an item", "build it anew")
     return entries

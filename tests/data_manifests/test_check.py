@@ -184,16 +184,18 @@ def test_masks_that_do_not_fit(tmp_path: Path) -> None:
     for n, values in enumerate(masks):
         content["training"][n]["mask"] = save(tmp_path, f"masks/{n}.png", values)
     content["training"][5]["mask"] = "masks/none.png"
+    content["training"][5]["lungs"] = save(tmp_path, "masks/lungs.png", mask[:, :60] // 255)
     report = checked(tmp_path, content)
     assert told(report, "files") == ["error: training[5]: masks/none.png is not there"]
     assert told(report, "masks") == [
         "error: training[2] masks/2.png: mask 96 x 80, image 96 x 96",
         "error: training[4] masks/4.png: more than 16 values, no mask (or saved with loss)",
-        "warning: 1 of 5 masks are empty: training[3]",
-        "warning: masks mix values: 1 go to 1, 1 to 255",
+        "error: training[5] masks/lungs.png: mask 60 x 96, image 96 x 96",
+        "warning: 1 of 5 masks under 'mask' are empty: training[3]",
+        "warning: masks under 'mask' mix values: 1 go to 1, 1 to 255",
     ]
     only = {"training": [{"image": "training/0.png", "mask": "masks/3.png"}]}
-    assert told(checked(tmp_path, only), "masks") == ["error: all masks are empty"]
+    assert told(checked(tmp_path, only), "masks") == ["error: all masks under 'mask' are empty"]
 
 
 def test_volumes_are_compared_too(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def figures_of(images: list[Image.Image], folder: Path) -> list[FileFigures]:
     for number, image in enumerate(images):
         path = folder / f"{number}.png"
         image.save(path)
-        figures.append(read_figures((str(path), None)))
+        figures.append(read_figures((str(path),)))
     return figures
 
 
@@ -97,7 +97,7 @@ def test_the_same_pixels_in_another_file_format_are_identical(
     picture = Image.fromarray(slices[0][20])
     picture.save(tmp_path / "a.png")
     picture.save(tmp_path / "b.bmp")
-    figures = [read_figures((str(tmp_path / name), None)) for name in ("a.png", "b.bmp")]
+    figures = [read_figures((str(tmp_path / name),)) for name in ("a.png", "b.bmp")]
     assert [pair.likeness for pair in pairs_of(figures, [0, 1])] == [Likeness.IDENTICAL]
 
 
@@ -125,7 +125,7 @@ def test_real_slices_of_different_patients_are_not_reported() -> None:
         pytest.skip("the shared data packs are not there")
     with (SHARED / "manifest.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["pack"] == "ct2d"]
-    figures = [read_figures((str(SHARED / row["file"]), None)) for row in rows]
+    figures = [read_figures((str(SHARED / row["file"]),)) for row in rows]
     assert pairs_of(figures, [row["split"] == "train" for row in rows]) == []
     patients = [row["patient_id"] for row in rows]
     numbers = {patient: number for number, patient in enumerate(patients)}
