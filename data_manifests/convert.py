@@ -30,7 +30,6 @@ from pneumonai.data_manifests.workers import work_through
 Form = Literal["nifti", "dicom"]
 Progress = Callable[[int, int], None]
 MIN_SLICES = 10
-ASSUMED_COLUMN = "hounsfield spacing"
 
 
 @dataclass(frozen=True)
@@ -115,8 +114,9 @@ def _assumed(described: Description) -> Assumed:
     if block is None:
         reason = "its description has no block 'assumed': its images are no stacks of pictures"
         raise ManifestError(described.name, reason, "convert cc_ccii, or a dataset laid out like it")
-    grey, spacing = block["hounsfield"]["value"], block["spacing_mm"]["value"]
-    return Assumed(described.name, float(grey["at_0"]), float(grey["at_255"]), tuple(float(s) for s in spacing))
+    grey, (columns, rows, slices) = block["hounsfield"]["value"], block["spacing_mm"]["value"]
+    spacing = (float(columns), float(rows), float(slices))
+    return Assumed(described.name, float(grey["at_0"]), float(grey["at_255"]), spacing)
 
 
 def find_scans(described: Description, source: str | Path) -> list[Scan]:
@@ -189,7 +189,8 @@ def _read_record(path: Path) -> Mapping[str, Any]:
 
 def _write_tables(outcomes: Sequence[Outcome], output: Path, described: Description, assumed: Assumed) -> Conversion:
     good = [outcome for outcome in outcomes if outcome.image is not None]
-    rows = [(o.image, o.scan.label, o.scan.patient_id, ASSUMED_COLUMN) for o in good]
+    said = f"{assumed.rule}; spacing {' x '.join(f'{mm:g}' for mm in assumed.spacing_mm)} mm"
+    rows = [(o.image, o.scan.label, o.scan.patient_id, said) for o in good]
     table, skipped, datalist = output / "scans.csv", output / "skipped.csv", output / "datalist.json"
     _write_csv(table, ("image", "label", "patient_id", "assumed"), rows)
     broken = [(o.scan.folder, o.reason) for o in outcomes if o.reason is not None]

@@ -316,8 +316,8 @@ def _read_mask(path: str, image: FileFigures) -> MaskFigures:
             import nibabel as nib
 
             nifti = nib.load(path)
-            values = np.asanyarray(nifti.dataobj)  # type: ignore[attr-defined]
-            affine = np.asarray(nifti.affine).ravel()  # type: ignore[attr-defined]
+            values = np.asanyarray(nifti.dataobj)
+            affine = np.asarray(nifti.affine).ravel()
             misfit = _volume_misfit(values.shape, affine, image)
         else:
             with Image.open(path) as opened:

@@ -104,7 +104,15 @@ def build_from_csv(
         class_names=class_names,
         official_method="column",
         warnings=notes,
+        assumed=_assumed(rows, table),
     )
+
+
+def _assumed(rows: Sequence[Row], table: Table) -> dict[str, Any] | None:
+    """What the column ``assumed``, which ``convert`` writes, says of the images; None without one."""
+    column = next((name for name in table.columns if name.casefold() == "assumed"), None)
+    said = sorted({row.values[column] for row in rows if row.values[column]}) if column is not None else []
+    return {"column": said} if said else None
 
 
 def _columns(table: Table, columns: Columns) -> dict[str, str]:

@@ -46,7 +46,7 @@ def check_readable(entries: Sequence[Entry], figures: Figures) -> Row:
 
 def check_sizes(entries: Sequence[Entry], figures: Figures) -> Row:
     """No picture too small; how many sizes there are."""
-    findings, sizes = [], Counter()
+    findings, sizes = [], Counter[tuple[int, ...]]()
     for entry, known in zip(entries, figures, strict=True):
         if known is None or not known.shape:
             continue
@@ -84,7 +84,7 @@ def check_masks(entries: Sequence[Entry], figures: Figures, missing: Mapping[str
 
 def _judge_masks(key: str, masks: Sequence[tuple[str, str, MaskFigures]]) -> tuple[list[Finding], str]:
     """Findings on the masks under one key (place, path, figures of each), and their greatest values in words."""
-    findings, empty, scales = [], [], Counter()
+    findings, empty, scales = [], [], Counter[float]()
     for where, path, mask in masks:
         message = mask.error or mask.misfit
         if message is None and len(mask.values) > MAX_MASK_VALUES:

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from pneumonai.data_manifests.assumed_volume import Assumed, write_dicom, write_nifti
 from pneumonai.data_manifests.convert import convert_scans
 from pneumonai.data_manifests.errors import ManifestError
+from pneumonai.data_manifests.from_csv import build_from_csv
 from pneumonai.data_manifests.slice_stack import grey_to_hounsfield
 from pneumonai.pipeline.errors import StudyError
 from pneumonai.pipeline.manifest_cli import manifest_app
@@ -24,6 +25,7 @@ from pneumonai.pipeline.phantom import make_phantom
 from pneumonai.pipeline.study import open_checked, open_study
 
 SLICES = 12
+SAID = "HU = -1350 + grey / 255 * 1500; spacing 0.7 x 0.7 x 3.3 mm"
 
 
 def grey(n: int) -> np.ndarray:
@@ -67,7 +69,7 @@ def test_a_scan_becomes_a_volume(download: Path, tmp_path: Path) -> None:
     done = convert_scans(download, tmp_path / "out")
     assert done.skipped == []
     assert rows(tmp_path / "out/scans.csv") == [
-        {"image": f"{folder}.nii.gz", "label": label, "patient_id": patient, "assumed": "hounsfield spacing"}
+        {"image": f"{folder}.nii.gz", "label": label, "patient_id": patient, "assumed": SAID}
         for folder, label, patient in (
             ("CP/12/1003", "cp", "12"),
             ("NCP/11/1001", "ncp", "11"),
@@ -92,6 +94,7 @@ def test_a_scan_becomes_a_volume(download: Path, tmp_path: Path) -> None:
         "spacing_mm": [0.7, 0.7, 3.3],
     }
     assert sum(len(datalist[part]) for part in ("training", "validation", "test")) == 4
+    assert build_from_csv(done.table, tmp_path / "out")["pneumonai"]["assumed"] == {"column": [SAID]}
 
 
 def test_numbers_order_slices_not_names(download: Path, tmp_path: Path) -> None:
