@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pneumonai.pipeline.bundle_cli import DEFAULT_BUNDLE, bundle_app
 from pneumonai.pipeline.errors import OutputError, PneumonaiError, our_error
 from pneumonai.pipeline.manifest_cli import manifest_app
 
 if TYPE_CHECKING:
     from pneumonai.pipeline.batch import Outcome
     from pneumonai.pipeline.model import Model
-
-DEFAULT_BUNDLE = "nl_ran_ct_classification"
 
 app = typer.Typer(
     name="pneumonai",
@@ -32,7 +31,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-bundle_app = typer.Typer(help="List, check, export and package the models (MONAI bundles).", no_args_is_help=True)
 app.add_typer(bundle_app, name="bundle")
 app.add_typer(manifest_app, name="manifest")
 
@@ -226,78 +224,6 @@ def compare(
         typer.echo(f"{outcome.table}: not for clinical use")
     if outcome.failed:
         raise typer.Exit(1)
-
-
-@bundle_app.command("list")
-def bundle_list(as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout.")] = False) -> None:
-    """The bundles that came with the package."""
-    from pneumonai.pipeline.bundle import shipped_bundles
-
-    bundles = shipped_bundles()
-    if as_json:
-        rows = [
-            {"name": b.name, "version": b.metadata["version"], "classes": b.class_names, "modality": b.modality}
-            for b in bundles
-        ]
-        typer.echo(json.dumps(rows, indent=2))
-        return
-    for b in bundles:
-        typer.echo(f"{b.name} {b.metadata['version']}: {b.metadata['task']} [{b.settings['notice']}]")
-
-
-@bundle_app.command("path")
-def bundle_path(name: Annotated[str, typer.Argument(help="Name of a bundle.")] = DEFAULT_BUNDLE) -> None:
-    """Where a bundle lies, for `monai.bundle run --bundle_root`."""
-    from pneumonai.pipeline.bundle import find_bundle
-
-    typer.echo(find_bundle(name).root)
-
-
-@bundle_app.command("verify")
-def bundle_verify(
-    name: Annotated[str | None, typer.Argument(help="Name of a bundle, or its folder.")] = None,
-    all_: Annotated[bool, typer.Option("--all", help="Every shipped bundle.")] = False,
-    schema: Annotated[Path | None, typer.Option(help="MONAI's metadata schema, to validate against.")] = None,
-) -> None:
-    """Check everything that a model zoo asks of a bundle; exit code 1 where a check fails."""
-    from pneumonai.pipeline.bundle import find_bundle, shipped_bundles
-    from pneumonai.pipeline.bundle_checks import verify
-
-    if (name is None) == (not all_):
-        raise typer.BadParameter("name one bundle, or --all")
-    bundles = shipped_bundles() if all_ else [find_bundle(str(name))]
-    failed = 0
-    for bundle in bundles:
-        for check in verify(bundle, schema=schema):
-            failed += check.problem is not None
-            mark = "ok  " if check.problem is None else "FAIL"
-            typer.echo(f"{mark} {bundle.name}: {check.name}" + (f": {check.problem}" if check.problem else ""))
-    if failed:
-        raise typer.Exit(1)
-
-
-@bundle_app.command("export")
-def bundle_export(
-    name: Annotated[str, typer.Argument(help="Name of a bundle, or its folder.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The TorchScript file, as model.ts.")],
-) -> None:
-    """Export a bundle's network with its weights as TorchScript."""
-    from pneumonai.pipeline.bundle import find_bundle
-    from pneumonai.pipeline.bundle_files import export_torchscript
-
-    typer.echo(export_torchscript(find_bundle(name), output))
-
-
-@bundle_app.command("package")
-def bundle_package(
-    name: Annotated[str, typer.Argument(help="Name of a bundle, or its folder.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The zip file, or the folder to put it in.")],
-) -> None:
-    """Pack a bundle as the zip that model zoos take."""
-    from pneumonai.pipeline.bundle import find_bundle
-    from pneumonai.pipeline.bundle_files import package
-
-    typer.echo(package(find_bundle(name), output))
 
 
 def main() -> None:

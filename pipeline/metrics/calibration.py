@@ -52,3 +52,60 @@ def reliability_bins(labels: np.ndarray, probabilities: np.ndarray) -> list[dict
         }
         for b in range(BINS)
     ]
+
+
+def fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> tuple[float, np.ndarray]:
+    """The temperature that makes probabilities the most likely, and the probabilities under it.
+
+    Guo et al., "On Calibration of Modern Neural Networks", ICML 2017: softmax(logits / T); the logarithms of
+    probabilities serve as logits, from which they differ by a constant a row. The order of classes stays.
+
+    Args:
+        labels: true class indices, ``[N]``.
+        probabilities: ``[N, C]``, those of validation data.
+
+    Returns:
+        T within 0.05..20, and ``[N, C]``.
+    """
+    from scipy.optimize import minimize_scalar
+    from scipy.special import log_softmax
+
+    logits = np.log(np.clip(probabilities, np.finfo(float).tiny, 1.0))
+    rows = np.arange(len(labels))
+
+    def surprise(log_temperature: float) -> float:
+        return -float(log_softmax(logits / np.exp(log_temperature), axis=1)[rows, labels].mean())
+
+    found = minimize_scalar(surprise, bounds=(np.log(0.05), np.log(20.0)), method="bounded")
+    temperature = float(np.exp(found.x))
+    return temperature, np.exp(log_softmax(logits / temperature, axis=1))
+
+
+def referral_threshold(
+    labels: np.ndarray, probabilities: np.ndarray, *, target: float = 0.95, least: float = 0.5, fewest: int = 20
+) -> float | None:
+    """The lowest confidence above which answers are right as often as wanted; the others go to a reader.
+
+    Args:
+        labels: true class indices, ``[N]``.
+        probabilities: calibrated, ``[N, C]``, those of validation data.
+        target: accuracy wanted of the answers at or above the threshold.
+        least: no threshold below this.
+        fewest: answers that must remain, for the accuracy to mean something.
+
+    Returns:
+        The threshold; None where none does it.
+
+    Examples:
+        >>> referral_threshold(np.array([0, 0, 1]), np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3]]), fewest=1)
+        0.8
+    """
+    confidence = probabilities.max(axis=1)
+    hits = probabilities.argmax(axis=1) == labels
+    for threshold in np.unique(np.maximum(confidence, least)):
+        kept = confidence >= threshold
+        if kept.sum() < fewest:
+            return None
+        if hits[kept].mean() >= target:
+            return float(threshold)
+    return None

@@ -79,8 +79,14 @@ def prepare_trainer(
     evaluator.add_event_handler(Events.COMPLETED, stop)
     trainer.add_event_handler(Events.EPOCH_COMPLETED, _refuse_infinite_loss)
     if not dist.is_initialized() or dist.get_rank() == 0:
-        write_bytes(folder / RECORD, (json.dumps(dict(record or {}), indent=2) + "\n").encode())
+        write_bytes(folder / RECORD, (json.dumps(_absolute(record or {}), indent=2) + "\n").encode())
         trainer.add_event_handler(Events.EPOCH_COMPLETED, checkpoint.save)
+
+
+def _absolute(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The record with paths that hold from anywhere."""
+    paths = ("bundle_root", "datalist", "pretrained")
+    return dict(record) | {key: str(Path(record[key]).absolute()) for key in paths if record.get(key)}
 
 
 def _refuse_infinite_loss(trainer: Engine) -> None:
