@@ -77,7 +77,8 @@ def test_altered_copies_of_slices_are_near_identical(slices: dict[int, list[np.n
     found = {(pair.first, pair.second - 3): pair for pair in pairs}
     assert set(found) == {(n, number) for number, (n, _, _) in enumerate(copies)}
     for number, (n, how, _) in enumerate(copies):
-        assert found[n, number].likeness is Likeness.NEAR, (how, found[n, number])
+        # A drawn size can be the picture's own: then the copy is identical.
+        assert found[n, number].likeness is not Likeness.SIMILAR, (how, found[n, number])
 
 
 def test_neighbouring_slices_are_no_copies_and_other_patients_not_even_similar(
