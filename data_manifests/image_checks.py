@@ -150,14 +150,16 @@ def _numbered(values: Sequence[str | None]) -> list[int]:
 def _of_pair(pair: Pair, first: Entry, second: Entry) -> Finding | None:
     """Opposite labels or the same pixels on two sides are errors, other near pairs warnings.
 
-    One patient on two sides is told elsewhere; a file listed twice too; within a side only contradictions count.
+    One patient on two sides is told elsewhere; a file listed twice too; within a side only contradictions count. That
+    two slices look like one patient's says nothing new where the patients are known.
     """
     crossing = first.side != second.side
     opposite = first.label != second.label
     same_unit = unit_of(first.item) == unit_of(second.item)
     if first.image == second.image or (same_unit and not opposite and pair.likeness is not Likeness.IDENTICAL):
         return None
-    if pair.likeness is Likeness.SIMILAR and (not crossing or same_unit):
+    patients_known = bool(first.item.get("patient_id") and second.item.get("patient_id"))
+    if pair.likeness is Likeness.SIMILAR and (not crossing or same_unit or patients_known):
         return None
     if not crossing and (same_unit or not opposite):
         return None

@@ -6,8 +6,7 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,6 +16,7 @@ import typer
 from pneumonai.pipeline.bundle_cli import DEFAULT_BUNDLE, bundle_app
 from pneumonai.pipeline.errors import OutputError, PneumonaiError, our_error
 from pneumonai.pipeline.manifest_cli import manifest_app
+from pneumonai.pipeline.progress import step_progress
 
 if TYPE_CHECKING:
     from pneumonai.pipeline.batch import Outcome
@@ -107,12 +107,12 @@ def predict(
 
     failed = 0
     outcomes = run_batch(sources, chosen, output, options, load_model, resume=resume)
-    with _progress("studies", len(sources), hidden=quiet) as advance:
+    with step_progress(hidden=quiet or len(sources) < 2) as tell:
         try:
-            for outcome in outcomes:
+            for done, outcome in enumerate(outcomes, start=1):
                 failed += outcome.error is not None
                 _tell(outcome, output, quiet)
-                advance()
+                tell("studies", done, len(sources))
         except KeyboardInterrupt:
             typer.echo("interrupted: finished studies are whole; --resume goes on", err=True)
             raise typer.Exit(130) from None
@@ -135,19 +135,6 @@ def _tell(outcome: Outcome, output: Path, quiet: bool) -> None:
         skipped = " (answered earlier)" if outcome.skipped else ""
         verdict = f"{result.verdict} {result.confidence:.2f}" if result.confidence is not None else "done"
         typer.echo(f"{outcome.source.id}: {verdict}{refer}{skipped} -> {output / outcome.source.id / report}")
-
-
-@contextmanager
-def _progress(what: str, total: int, *, hidden: bool) -> Iterator[Callable[[], None]]:
-    """A progress bar on stderr; gives the function to call after each piece. Nothing is drawn off a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=hidden or total < 2 or not console.is_terminal) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda: bar.advance(task)
 
 
 @app.command()

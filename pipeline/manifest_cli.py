@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from pneumonai.pipeline.progress import step_progress
 
 manifest_app = typer.Typer(help="Datalists for MONAI: build, check, convert, subset.", no_args_is_help=True)
 
@@ -56,7 +57,8 @@ def check(
     from pneumonai.data_manifests.check import check_datalist
     from pneumonai.pipeline.outputs.files import write_bytes
 
-    with _bar("reading", hidden=quiet) as progress:
+    with step_progress(hidden=quiet) as tell:
+        progress = partial(tell, "reading")
         report = check_datalist(datalist, data_dir, description=description, workers=workers, progress=progress)
     if as_json is not None:
         text = json.dumps(report.as_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -88,7 +90,7 @@ def convert(
     from pneumonai.pipeline.outputs.files import output_error
 
     try:
-        with _bar("scans", hidden=quiet) as progress:
+        with step_progress(hidden=quiet) as tell:
             done = convert_scans(
                 source,
                 output,
@@ -96,7 +98,7 @@ def convert(
                 form=form.value,
                 workers=workers,
                 min_slices=min_slices,
-                progress=progress,
+                progress=partial(tell, "scans"),
             )
     except OSError as error:
         raise output_error(error.filename or output, error) from error
@@ -114,19 +116,6 @@ def convert(
     )
     if done.skipped:
         raise typer.Exit(1)
-
-
-@contextmanager
-def _bar(what: str, *, hidden: bool) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on stderr; gives the function that is told how many of how many are done."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=hidden or not console.is_terminal, transient=True) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 @manifest_app.command()
@@ -169,7 +158,7 @@ def build(
     """Write a MONAI datalist of a described download, or of your own CSV; split by patient."""
     from pneumonai.data_manifests.assemble import parse_split
     from pneumonai.data_manifests.errors import ManifestError
-    from pneumonai.pipeline.manifest_show import step_progress, tell_built
+    from pneumonai.pipeline.manifest_show import tell_built
 
     wanted = 1 if from_csv else 2
     if len(arguments) != wanted:

@@ -1,10 +1,9 @@
-"""What ``pneumonai manifest`` prints: tables of parts and classes, of descriptions, and progress on a terminal."""
+"""What ``pneumonai manifest`` prints: tables of parts and classes, of descriptions."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -15,7 +14,6 @@ from pneumonai.data_manifests.datalist import PARTS
 from pneumonai.data_manifests.split import unit_of
 
 if TYPE_CHECKING:
-    from pneumonai.data_manifests.build import Progress
     from pneumonai.data_manifests.description import Description, Fact
 
 
@@ -65,24 +63,6 @@ def tell_built(datalist: Mapping[str, Any], output: object) -> None:
     typer.echo(f"{output}: {how}, patients {block['patients']}{names}")
     for warning in block["warnings"]:
         typer.echo(f"warning: {warning}", err=True)
-
-
-@contextmanager
-def step_progress(*, hidden: bool = False) -> Iterator[Progress]:
-    """A progress bar on stderr for steps of known or unknown length; nothing is drawn off a terminal."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=hidden or not console.is_terminal) as bar:
-        tasks: Counter[str] = Counter()
-
-        def tell(step: str, done: int, total: int | None) -> None:
-            if step not in tasks:
-                tasks[step] = bar.add_task(step, total=total)
-            bar.update(bar.task_ids[list(tasks).index(step)], completed=done, total=total)
-
-        yield tell
 
 
 def tell_subsets(subsets: Mapping[float, Mapping[str, Any]], paths: Mapping[float, object]) -> None:

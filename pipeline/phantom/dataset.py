@@ -12,6 +12,7 @@ from pathlib import Path
 from pneumonai.pipeline.phantom.patient import Kind
 from pneumonai.pipeline.phantom.phantom import Phantom, make_phantom
 from pneumonai.pipeline.phantom.write import write_dicom, write_nifti, write_slices, write_xray
+from pneumonai.pipeline.progress import step_progress
 
 #: The datalist's parts, in the order in which they take their seeds.
 PARTS = ("training", "validation", "test")
@@ -101,9 +102,6 @@ def write_dataset(
     Raises:
         ValueError: for an unknown form or part, or a negative count or seed.
     """
-    from rich.console import Console
-    from rich.progress import Progress
-
     if form not in FORMS:
         raise ValueError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
     if set(counts) - set(PARTS) or any(count < 0 for count in counts.values()) or first_seed < 0:
@@ -115,12 +113,11 @@ def write_dataset(
         jobs += [(part, kind, seed + index) for index in range(number) for kind in chosen]
         seed += number
     found: dict[int, list[dict[str, object]]] = {}
-    with Progress(console=Console(stderr=True), disable=not progress) as bar:
-        task = bar.add_task("Making phantoms", total=len(jobs))
+    with step_progress(hidden=not progress) as tell:
         if workers <= 1:
             for index, (_, kind, number) in enumerate(jobs):
                 found[index] = _make(folder, kind, number, shape, form)
-                bar.advance(task)
+                tell("phantoms", len(found), len(jobs))
         else:
             # Spawned, not forked: the caller may hold threads (PyTorch's, say).
             with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
@@ -130,10 +127,10 @@ def write_dataset(
                 }
                 for future in as_completed(futures):
                     found[futures[future]] = future.result()
-                    bar.advance(task)
+                    tell("phantoms", len(found), len(jobs))
     datalist: dict[str, list[dict[str, object]]] = {part: [] for part in PARTS}
     for index, (part, _, _) in enumerate(jobs):
         datalist[part] += found[index]
     path = folder / "datalist.json"
-    _write_json(path, datalist)
+    _write_json(path, {"name": "synthetic thorax phantoms", **datalist})
     return path
