@@ -192,6 +192,8 @@ def phantom(
 def compare(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML or JSON; see docs/compare.md.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of runs, table and figures.")],
+    datalist: Annotated[Path | None, typer.Option(help="Instead of the config's.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder that the datalist's paths start from.")] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Runs at a time; they share the cores.")] = 1,
     gpu: Annotated[list[str] | None, typer.Option(metavar="ID", help="GPU for the jobs in turn; repeat it.")] = None,
     table_only: Annotated[bool, typer.Option("--table-only", help="Train nothing; tables of what is done.")] = False,
@@ -201,7 +203,16 @@ def compare(
     from pneumonai.pipeline.comparison.compare import compare as run_comparison
 
     try:
-        outcome = run_comparison(config, output, jobs=jobs, gpus=gpu or (), quiet=quiet, run=not table_only)
+        outcome = run_comparison(
+            config,
+            output,
+            datalist=datalist,
+            dataset_dir=data,
+            jobs=jobs,
+            gpus=gpu or (),
+            quiet=quiet,
+            run=not table_only,
+        )
     except KeyboardInterrupt:
         typer.echo("interrupted: the same command goes on from the last whole epochs", err=True)
         raise typer.Exit(130) from None

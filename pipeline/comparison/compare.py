@@ -31,6 +31,8 @@ def compare(
     config: str | Path,
     output: str | Path,
     *,
+    datalist: str | Path | None = None,
+    dataset_dir: str | Path | None = None,
     jobs: int = 1,
     gpus: Sequence[str] = (),
     quiet: bool = False,
@@ -41,6 +43,7 @@ def compare(
     Args:
         config: the comparison's config.
         output: folder of the runs, tables and figures.
+        datalist, dataset_dir: instead of the config's.
         jobs: runs at a time.
         gpus: ids for the jobs in turn.
         quiet: no progress.
@@ -52,7 +55,7 @@ def compare(
     """
     from pneumonai.pipeline.comparison.figures import write_figures
 
-    comparison, output = read_comparison(config), Path(output).resolve()
+    comparison, output = read_comparison(config, datalist=datalist, dataset_dir=dataset_dir), Path(output).resolve()
     runs = plan_runs(comparison, output)
     failed = do_runs(runs, jobs=jobs, gpus=gpus, quiet=quiet) if run else {}
     lines = [read_line(comparison, runs, row, percent) for row in comparison.rows for percent in comparison.percents]

@@ -100,8 +100,14 @@ class Run:
         return self.folder / "record.json"
 
 
-def read_comparison(path: str | Path) -> Comparison:
-    """Read a comparison config, JSON or YAML; relative paths start from its folder.
+def read_comparison(
+    path: str | Path, *, datalist: str | Path | None = None, dataset_dir: str | Path | None = None
+) -> Comparison:
+    """Read a comparison config, JSON or YAML; relative paths in it start from its folder.
+
+    Args:
+        path: the config.
+        datalist, dataset_dir: instead of the config's.
 
     Raises:
         ManifestError: what is missing or unknown in it, or in the datalist.
@@ -111,10 +117,15 @@ def read_comparison(path: str | Path) -> Comparison:
     content = _read(path)
     _refuse_unknown(path, content, KEYS)
     home = path.resolve().parent
-    for key in ("datalist", "rows"):
-        if not content.get(key):
-            raise ManifestError(path, f"lacks '{key}'", "see the documentation of pneumonai compare")
-    datalist = home / content["datalist"]
+    if not content.get("rows"):
+        raise ManifestError(path, "lacks 'rows'", "see the documentation of pneumonai compare")
+    if datalist is None and not content.get("datalist"):
+        raise ManifestError(path, "lacks 'datalist'", "add it, or give --datalist")
+    datalist = home / content["datalist"] if datalist is None else Path(datalist).absolute()
+    if dataset_dir is not None:
+        folder = Path(dataset_dir).absolute()
+    else:
+        folder = home / content["dataset_dir"] if content.get("dataset_dir") else datalist.parent
     folds = content.get("folds")
     if folds == "all":
         listed = read_datalist(datalist).get("training") or []
@@ -129,7 +140,7 @@ def read_comparison(path: str | Path) -> Comparison:
     return Comparison(
         title=str(content.get("title", path.stem)),
         datalist=datalist,
-        dataset_dir=home / content["dataset_dir"] if content.get("dataset_dir") else datalist.parent,
+        dataset_dir=folder,
         part=content.get("part", "test"),
         seeds=tuple(content.get("seeds", (0,))),
         percents=tuple(float(percent) for percent in content.get("percents", (100,))),

@@ -52,6 +52,14 @@ def test_a_run_s_folder_follows_what_it_depends_on_and_not_where_it_lies(tmp_pat
     assert folder("a") == folder("a", title="another title", metrics=["auc"])
 
 
+def test_datalist_and_data_may_be_given_beside_the_config(tmp_path: Path) -> None:
+    config = write(tmp_path)
+    (tmp_path / "datalist.json").rename(tmp_path / "other.json")
+    comparison = read_comparison(config, datalist=tmp_path / "other.json", dataset_dir=tmp_path / "data")
+    assert (comparison.datalist, comparison.dataset_dir) == (tmp_path / "other.json", tmp_path / "data")
+    assert read_comparison(config, datalist=tmp_path / "other.json").dataset_dir == tmp_path
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
