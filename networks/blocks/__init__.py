@@ -7,15 +7,23 @@ from pneumonai.networks.blocks.attention_module import (
     ChannelActivation,
     SpatialActivation,
 )
+from pneumonai.networks.blocks.channel_spatial_attention import (
+    CHANNEL_SPATIAL_ATTENTION,
+    MeanMaxChannelAttention,
+    SpatialAttention,
+)
 from pneumonai.networks.blocks.non_local import NonLocal
 from pneumonai.networks.blocks.residual_unit import PreActivationBottleneck
 
 __all__ = [
     "ATTENTION_ACTIVATIONS",
+    "CHANNEL_SPATIAL_ATTENTION",
     "AttentionMask",
     "AttentionModule",
     "ChannelActivation",
+    "MeanMaxChannelAttention",
     "NonLocal",
     "PreActivationBottleneck",
     "SpatialActivation",
+    "SpatialAttention",
 ]

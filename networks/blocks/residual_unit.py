@@ -21,12 +21,21 @@ class PreActivationBottleneck(nn.Module):
         in_channels: channels of the input.
         out_channels: channels of the output, a multiple of 4.
         stride: of the middle convolution and the shortcut.
+        attention: what the residual branch goes through last, before the shortcut is added.
 
     Raises:
         ValueError: when ``out_channels`` is not a positive multiple of 4.
     """
 
-    def __init__(self, spatial_dims: int, in_channels: int, out_channels: int, stride: int = 1) -> None:
+    def __init__(
+        self,
+        spatial_dims: int,
+        in_channels: int,
+        out_channels: int,
+        stride: int = 1,
+        *,
+        attention: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         if out_channels < 4 or out_channels % 4:
             raise ValueError(f"out_channels must be a positive multiple of 4, got {out_channels}.")
@@ -44,6 +53,8 @@ class PreActivationBottleneck(nn.Module):
             nn.ReLU(inplace=True),
             conv(width, out_channels, kernel_size=1, bias=False),
         )
+        if attention is not None:
+            self.residual.append(attention)
         self.changes_shape = in_channels != out_channels or stride != 1
         self.shortcut: nn.Module = (
             conv(in_channels, out_channels, kernel_size=1, stride=stride, bias=False)

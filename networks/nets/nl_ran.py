@@ -5,11 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from monai.networks.layers.factories import Conv, Norm, Pool
+from monai.networks.layers.factories import Norm, Pool
 from torch import nn
 
 from pneumonai.networks.blocks.attention_module import AttentionMask, AttentionModule
 from pneumonai.networks.blocks.non_local import NonLocal
+from pneumonai.networks.blocks.residual_backbone import (
+    WIDTH_FACTORS,
+    check_arguments,
+    initialise_convolutions,
+    pooled_stem,
+    residual_stage,
+)
 from pneumonai.networks.blocks.residual_unit import PreActivationBottleneck
 
 
@@ -98,28 +105,15 @@ class NLRAN(nn.Module):
         non_local: bool = True,
     ) -> None:
         super().__init__()
-        if spatial_dims not in (2, 3):
-            raise ValueError(f"spatial_dims must be 2 or 3, got {spatial_dims}.")
-        for name, value in (
-            ("in_channels", in_channels),
-            ("num_classes", num_classes),
-            ("base_channels", base_channels),
-        ):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}.")
+        check_arguments(spatial_dims, in_channels=in_channels, num_classes=num_classes, base_channels=base_channels)
         modules = tuple(attention_modules)
         if len(modules) != 3 or min(modules) < 0 or sum(modules) == 0:
             raise ValueError(
                 "attention_modules must be three counts, one a stage, none negative and at least one above 0, "
                 f"got {attention_modules}."
             )
-        widths = [base_channels * factor for factor in (1, 4, 8, 16, 32)]
-        self.stem = nn.Sequential(
-            Conv[Conv.CONV, spatial_dims](in_channels, widths[0], kernel_size=7, stride=2, padding=3, bias=False),
-            Norm[Norm.BATCH, spatial_dims](widths[0]),
-            nn.ReLU(inplace=True),
-            Pool[Pool.MAX, spatial_dims](kernel_size=3, stride=2, padding=1),
-        )
+        widths = [base_channels * factor for factor in WIDTH_FACTORS]
+        self.stem = pooled_stem(spatial_dims, in_channels, widths[0])
         self.stages = nn.ModuleList(
             AttentionStage(
                 spatial_dims,
@@ -132,22 +126,11 @@ class NLRAN(nn.Module):
             for index, count in enumerate(modules)
         )
         self.non_local: nn.Module = NonLocal(spatial_dims, widths[3]) if non_local else nn.Identity()
-        self.tail = nn.Sequential(
-            PreActivationBottleneck(spatial_dims, widths[3], widths[4], stride=2),
-            PreActivationBottleneck(spatial_dims, widths[4], widths[4]),
-            PreActivationBottleneck(spatial_dims, widths[4], widths[4]),
-        )
+        self.tail = residual_stage(spatial_dims, widths[3], widths[4], units=3)
         self.features = nn.Sequential(Norm[Norm.BATCH, spatial_dims](widths[4]), nn.ReLU(inplace=True))
         self.pool = Pool[Pool.ADAPTIVEAVG, spatial_dims](1)
         self.classifier = nn.Linear(widths[4], num_classes)
-        self._initialise()
-
-    def _initialise(self) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d | nn.Conv3d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        initialise_convolutions(self)
 
     @property
     def first_attention(self) -> AttentionMask:
