@@ -115,7 +115,7 @@ def main() -> None:
     share = cpu / done / cores
     bound = max(means[slowest], share)
     print(
-        f"  CPU {cpu / done:.2f} s a study, over {cores} cores {share:.2f} s; slowest step {slowest} {means[slowest]:.2f} s"
+        f"  CPU {cpu / done:.2f} s a study, over {cores} cores {share:.2f} s; slowest step {slowest}, {means[slowest]:.2f}"
     )
     print(f"  bound {bound:.2f} s a study, reached {100 * bound * done / wall:.0f} %")
     memory = [value for second, value in watch.samples if second >= finished[0]]
