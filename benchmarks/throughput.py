@@ -114,9 +114,8 @@ def main() -> None:
     slowest = max(means, key=means.__getitem__)
     share = cpu / done / cores
     bound = max(means[slowest], share)
-    print(
-        f"  CPU {cpu / done:.2f} s a study, over {cores} cores {share:.2f} s; slowest step {slowest}, {means[slowest]:.2f}"
-    )
+    print(f"  CPU {cpu / done:.2f} s a study, over {cores} cores {share:.2f} s")
+    print(f"  slowest step: {slowest}, {means[slowest]:.2f} s")
     print(f"  bound {bound:.2f} s a study, reached {100 * bound * done / wall:.0f} %")
     memory = [value for second, value in watch.samples if second >= finished[0]]
     thirds = [max(memory[i * len(memory) // 3 : (i + 1) * len(memory) // 3]) for i in range(3)]
