@@ -61,6 +61,13 @@ class PhantomKind(StrEnum):
     ALL = "all"
 
 
+class PhantomDifficulty(StrEnum):
+    """How plainly a phantom shows it."""
+
+    USUAL = "usual"
+    HARD = "hard"
+
+
 @app.callback()
 def _common(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
@@ -165,6 +172,9 @@ def phantom(
     count: Annotated[int, typer.Option(min=0, help="A data set: training phantoms of each kind.")] = 0,
     validation: Annotated[int, typer.Option(min=0, help="... and validation phantoms of each kind.")] = 0,
     test: Annotated[int, typer.Option(min=0, help="... and test phantoms of each kind.")] = 0,
+    difficulty: Annotated[
+        PhantomDifficulty, typer.Option(help="hard: small, faint lesions beside what only looks like them.")
+    ] = PhantomDifficulty.USUAL,
 ) -> None:
     """Make a synthetic study with known truth, OUTPUT/sample_KIND; or a data set with its datalist.json."""
     kinds = ["normal", "ncp", "cp"] if kind is PhantomKind.ALL else [kind.value]
@@ -172,7 +182,16 @@ def phantom(
         from pneumonai.pipeline.phantom.dataset import write_dataset
 
         parts = {"training": count, "validation": validation, "test": test}
-        typer.echo(write_dataset(output, kinds=kinds, counts=parts, first_seed=seed, shape=shape, form=form.value))
+        made = write_dataset(
+            output,
+            kinds=kinds,
+            counts=parts,
+            first_seed=seed,
+            shape=shape,
+            form=form.value,
+            difficulty=difficulty.value,
+        )
+        typer.echo(made)
         return
     from pneumonai.pipeline.phantom import make_phantom, write
 
@@ -184,7 +203,7 @@ def phantom(
     }
     for one in kinds:
         folder = output / f"sample_{one}"
-        writers[form](make_phantom(one, seed, shape=shape), folder)
+        writers[form](make_phantom(one, seed, shape=shape, difficulty=difficulty.value), folder)
         typer.echo(folder)
 
 

@@ -5,12 +5,13 @@ Needs numpy and scipy alone; the writers import what they write with when they a
 """
 
 from pneumonai.pipeline.phantom.dataset import write_dataset
-from pneumonai.pipeline.phantom.patient import Kind
+from pneumonai.pipeline.phantom.patient import Difficulty, Kind
 from pneumonai.pipeline.phantom.phantom import Phantom, make_phantom
 from pneumonai.pipeline.phantom.projections import project_masks, project_xray
 from pneumonai.pipeline.phantom.write import write_dicom, write_nifti, write_slices, write_xray
 
 __all__ = [
+    "Difficulty",
     "Kind",
     "Phantom",
     "make_phantom",

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
-from pneumonai.pipeline.phantom.patient import Kind
+from pneumonai.pipeline.phantom.patient import Difficulty, Kind
 from pneumonai.pipeline.phantom.phantom import Phantom, make_phantom
 from pneumonai.pipeline.phantom.write import write_dicom, write_nifti, write_slices, write_xray
 from pneumonai.pipeline.progress import step_progress
@@ -52,13 +52,17 @@ def _finished(folder: Path, record: Path, recipe: dict[str, object]) -> list[dic
     return entries if there else None
 
 
-def _make(folder: Path, kind: Kind, seed: int, shape: tuple[int, int, int], form: str) -> list[dict[str, object]]:
+def _make(
+    folder: Path, kind: Kind, seed: int, shape: tuple[int, int, int], form: str, difficulty: Difficulty
+) -> list[dict[str, object]]:
     """Write one phantom unless it is there; its entries for the datalist."""
     recipe: dict[str, object] = {"kind": kind.value, "seed": seed, "shape": list(shape), "form": form}
+    if difficulty is not Difficulty.USUAL:
+        recipe["difficulty"] = difficulty.value
     record = folder / ".finished" / f"{kind.value}_{seed:04d}.json"
     entries = _finished(folder, record, recipe)
     if entries is None:
-        phantom = make_phantom(kind, seed, shape=shape)
+        phantom = make_phantom(kind, seed, shape=shape, difficulty=difficulty)
         patient = f"phantom-{phantom.name}"
         entries = [{**files, "label": phantom.label, "patient_id": patient} for files in _write(form, phantom, folder)]
         _write_json(record, {"recipe": recipe, "entries": entries})
@@ -80,6 +84,7 @@ def write_dataset(
     first_seed: int = 0,
     shape: tuple[int, int, int] = (256, 256, 96),
     form: str = "nifti",
+    difficulty: Difficulty | str = Difficulty.USUAL,
     workers: int = 2,
     progress: bool = True,
 ) -> Path:
@@ -92,6 +97,7 @@ def write_dataset(
         first_seed: the training part's first seed; the parts follow one another, so no seed is in two parts.
         shape: of each volume.
         form: ``nifti``, ``dicom`` (one folder a study), ``xray`` or ``slices``.
+        difficulty: usual, or hard: small, faint lesions beside what only looks like them.
         workers: processes; 1 works in this one.
         progress: show a progress bar on standard error.
 
@@ -100,12 +106,13 @@ def write_dataset(
         "test": ...}`` with paths relative to it and integer labels.
 
     Raises:
-        ValueError: for an unknown form or part, or a negative count or seed.
+        ValueError: for an unknown form, part or difficulty, or a negative count or seed.
     """
     if form not in FORMS:
         raise ValueError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
     if set(counts) - set(PARTS) or any(count < 0 for count in counts.values()) or first_seed < 0:
         raise ValueError(f"counts must be 0 or more for {', '.join(PARTS)}, got {dict(counts)} from seed {first_seed}")
+    difficulty = Difficulty(difficulty)
     folder, chosen = Path(folder), [Kind(kind) for kind in kinds]
     jobs, seed = [], first_seed
     for part in PARTS:
@@ -116,13 +123,13 @@ def write_dataset(
     with step_progress(hidden=not progress) as tell:
         if workers <= 1:
             for index, (_, kind, number) in enumerate(jobs):
-                found[index] = _make(folder, kind, number, shape, form)
+                found[index] = _make(folder, kind, number, shape, form, difficulty)
                 tell("phantoms", len(found), len(jobs))
         else:
             # Spawned, not forked: the caller may hold threads (PyTorch's, say).
             with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
                 futures = {
-                    pool.submit(_make, folder, kind, number, shape, form): index
+                    pool.submit(_make, folder, kind, number, shape, form, difficulty): index
                     for index, (_, kind, number) in enumerate(jobs)
                 }
                 for future in as_completed(futures):
@@ -132,5 +139,6 @@ def write_dataset(
     for index, (part, _, _) in enumerate(jobs):
         datalist[part] += found[index]
     path = folder / "datalist.json"
-    _write_json(path, {"name": "synthetic thorax phantoms", **datalist})
+    name = "synthetic thorax phantoms" + (", hard" if difficulty is Difficulty.HARD else "")
+    _write_json(path, {"name": name, **datalist})
     return path

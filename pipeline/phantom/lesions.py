@@ -38,7 +38,7 @@ class Chest:
     air: np.ndarray
 
 
-def _box(grid: Grid, centre: np.ndarray, reach: float) -> tuple[slice, slice, slice]:
+def box_around(grid: Grid, centre: np.ndarray, reach: float) -> tuple[slice, slice, slice]:
     """Voxels within ``reach`` mm of ``centre`` along each axis."""
     slices = []
     for c, origin, step, count in zip(centre, grid.origin, grid.spacing, grid.shape, strict=True):
@@ -48,19 +48,24 @@ def _box(grid: Grid, centre: np.ndarray, reach: float) -> tuple[slice, slice, sl
     return slices[0], slices[1], slices[2]
 
 
-def _distances(grid: Grid, box: tuple[slice, slice, slice], centre: np.ndarray) -> tuple[np.ndarray, ...]:
+def position(grid: Grid, voxel: np.ndarray) -> np.ndarray:
+    """Where a voxel lies, mm ``[3]``."""
+    return np.array([o + s * i for o, s, i in zip(grid.origin, grid.spacing, voxel, strict=True)])
+
+
+def offsets(grid: Grid, box: tuple[slice, slice, slice], centre: np.ndarray) -> tuple[np.ndarray, ...]:
     """Offsets from ``centre`` in mm along each axis inside a box, shaped to broadcast."""
     return np.ix_(*(axis.ravel()[part] - np.float32(c) for axis, part, c in zip(grid.axes(), box, centre, strict=True)))
 
 
-def _cut(score: np.ndarray, inside: np.ndarray, voxels: int) -> float:
+def cut(score: np.ndarray, inside: np.ndarray, voxels: int) -> float:
     """The value of ``score`` that ``voxels`` of the voxels ``inside`` exceed."""
     values = score[inside]
     voxels = int(np.clip(voxels, 1, max(1, int((values > -5).sum()) - 1)))
     return float(np.partition(values, len(values) - voxels)[len(values) - voxels])
 
 
-def _seeds(chest: Chest, rng: np.random.Generator, side: int, count: int) -> np.ndarray:
+def pleural_seeds(chest: Chest, rng: np.random.Generator, side: int, count: int) -> np.ndarray:
     """Voxel indices ``[count, 3]`` in one lung (1 right, 2 left), close to the ribs or the diaphragm."""
     step = (3, 3, 2)
     view = tuple(slice(None, None, s) for s in step)
@@ -74,28 +79,30 @@ def _seeds(chest: Chest, rng: np.random.Generator, side: int, count: int) -> np.
     return places[chosen]
 
 
-def _blend(image: np.ndarray, region: tuple[slice, ...], target: np.ndarray | np.float32, share: np.ndarray) -> None:
+def blend(image: np.ndarray, region: tuple[slice, ...], target: np.ndarray | np.float32, share: np.ndarray) -> None:
     """Move ``image`` towards denser values by ``share``; never make it less dense."""
     view = image[region]
     view += share * np.maximum(target - view, 0)
 
 
-def add_viral(chest: Chest, rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
-    """Paint COVID-like disease into ``image`` (HU): peripheral irregular ground glass on both sides; uint8 mask."""
-    load = float(np.exp(rng.uniform(np.log(0.014), np.log(0.20))))
-    count = int(rng.integers(4, 9) + round(20 * load))
-    share = rng.uniform(0.04, 0.18) if rng.random() < 0.35 else rng.uniform(0.3, 0.7)
-    few = max(1, round(count * share))
-    sides = (1, 2) if rng.random() < 0.5 else (2, 1)
-    seeds = np.concatenate([_seeds(chest, rng, sides[0], few), _seeds(chest, rng, sides[1], count - few)])
+def patches(
+    chest: Chest, rng: np.random.Generator, seeds: np.ndarray, scale: float, least: float = 9.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scores of ragged patches that lie flat on the pleura: of all of them, and of those that have a solid part.
+
+    Args:
+        chest: where.
+        rng: draws size, shape and whether a patch has a solid part.
+        seeds: voxel indices ``[n, 3]`` of the centres.
+        scale: usual radius in mm; ``least`` the smallest.
+    """
     score = np.full(chest.grid.shape, -9.0, np.float32)
     solid = np.full(chest.grid.shape, -9.0, np.float32)
-    scale = 42 * (load / count * 8) ** (1 / 3)
     for seed in seeds:
-        centre = np.array([o + s * i for o, s, i in zip(chest.grid.origin, chest.grid.spacing, seed, strict=True)])
-        radius = max(9.0, scale * rng.uniform(0.7, 1.3))
-        box = _box(chest.grid, centre, 2.2 * radius)
-        dx, dy, dz = _distances(chest.grid, box, centre)
+        centre = position(chest.grid, seed)
+        radius = max(least, scale * rng.uniform(0.7, 1.3))
+        box = box_around(chest.grid, centre, 2.2 * radius)
+        dx, dy, dz = offsets(chest.grid, box, centre)
         flat = (chest.costal[box] - chest.costal[tuple(seed)]) * np.float32(1.6)
         stretch = np.exp(rng.normal(0, 0.2, 3))
         squared = (dx * stretch[0]) ** 2 + (dy * stretch[1]) ** 2 + (dz * stretch[2]) ** 2 + flat * flat
@@ -106,8 +113,20 @@ def add_viral(chest: Chest, rng: np.random.Generator, image: np.ndarray) -> np.n
         np.maximum(score[box], value, out=score[box])
         if rng.random() < 0.35:
             np.maximum(solid[box], value - rng.uniform(0.25, 0.5), out=solid[box])
+    return score, solid
+
+
+def add_viral(chest: Chest, rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
+    """Paint COVID-like disease into ``image`` (HU): peripheral irregular ground glass on both sides; uint8 mask."""
+    load = float(np.exp(rng.uniform(np.log(0.014), np.log(0.20))))
+    count = int(rng.integers(4, 9) + round(20 * load))
+    share = rng.uniform(0.04, 0.18) if rng.random() < 0.35 else rng.uniform(0.3, 0.7)
+    few = max(1, round(count * share))
+    sides = (1, 2) if rng.random() < 0.5 else (2, 1)
+    seeds = np.concatenate([pleural_seeds(chest, rng, sides[0], few), pleural_seeds(chest, rng, sides[1], count - few)])
+    score, solid = patches(chest, rng, seeds, scale=42 * (load / count * 8) ** (1 / 3))
     inside = chest.lungs > 0
-    level = _cut(score, inside, round(load * int(inside.sum())))
+    level = cut(score, inside, round(load * int(inside.sum())))
     mask = inside & (score > level)
     region = ndimage.find_objects(mask.view(np.uint8))[0]
     fine = chest.fine[region]
@@ -115,9 +134,9 @@ def add_viral(chest: Chest, rng: np.random.Generator, image: np.ndarray) -> np.n
     if rng.random() < 0.4:  # crazy paving: thickened septa through the ground glass
         glass += 130 * np.clip(1 - np.abs(fine) / 0.25, 0, 1)
     edge = np.clip((score[region] - level) / 0.10 + 0.35, 0, 1) * (score[region] > level - 0.03) * inside[region]
-    _blend(image, region, np.clip(glass, -740, -300), edge)
+    blend(image, region, np.clip(glass, -740, -300), edge)
     dense = np.clip((solid[region] - level) / 0.12, 0, 1) * mask[region]
-    _blend(image, region, np.float32(rng.uniform(-80, 20)) + 40 * fine, dense)
+    blend(image, region, np.float32(rng.uniform(-80, 20)) + 40 * fine, dense)
     return mask.astype(np.uint8)
 
 
@@ -131,15 +150,15 @@ def add_lobar(chest: Chest, rng: np.random.Generator, image: np.ndarray) -> np.n
     depth = chest.depth[tuple(places.T)]
     weight = np.exp(-(((depth - rng.choice([6.0, 18.0])) / 9.0) ** 2)) + 1e-6
     seed = places[rng.choice(len(places), p=weight / weight.sum())]
-    centre = np.array([o + s * i for o, s, i in zip(chest.grid.origin, chest.grid.spacing, seed, strict=True)])
-    dx, dy, dz = _distances(chest.grid, region, centre)
+    centre = position(chest.grid, seed)
+    dx, dy, dz = offsets(chest.grid, region, centre)
     axes = np.linalg.qr(rng.normal(size=(3, 3)))[0] * np.exp(rng.normal(0, 0.18, 3))[:, None]
     squared = sum((dx * a[0] + dy * a[1] + dz * a[2]).astype(np.float32) ** 2 for a in axes)
     radius = max(10.0, 62 * (load * 4) ** (1 / 3))
     ragged = 0.16 * chest.coarse[region] + 0.12 * chest.fine[region]
     score = 1 - np.sqrt(squared) / np.float32(radius) + ragged
     voxels = min(round(load * int((chest.lungs > 0).sum())), round(0.9 * int(inside.sum())))
-    level = _cut(score, inside[region], voxels)
+    level = cut(score, inside[region], voxels)
     # The cut leaves crumbs beside the one consolidation.
     labels, _ = ndimage.label(inside[region] & (score > level))
     sizes = np.bincount(labels.ravel())
@@ -147,12 +166,12 @@ def add_lobar(chest: Chest, rng: np.random.Generator, image: np.ndarray) -> np.n
     found = labels == int(np.argmax(sizes))
     halo = rng.uniform(0.05, 0.22)
     glass = np.float32(rng.uniform(-620, -420)) + 40 * chest.coarse[region]
-    _blend(image, region, glass, np.clip((score - level) / 0.06 + 0.4, 0, 1) * found)
+    blend(image, region, glass, np.clip((score - level) / 0.06 + 0.4, 0, 1) * found)
     core = np.clip((score - level - halo) / rng.uniform(0.08, 0.3), 0, 1) * found
     if rng.random() < 0.7:  # air bronchograms: the airways stay open
         core *= 1 - np.clip(1.3 * chest.air[region], 0, 1)
     patchy = np.float32(rng.uniform(-130, 30)) + rng.uniform(10, 60) * chest.fine[region]
-    _blend(image, region, np.clip(patchy, -400, 60), core)
+    blend(image, region, np.clip(patchy, -400, 60), core)
     mask = np.zeros(chest.grid.shape, np.uint8)
     mask[region] = found
     return mask
@@ -171,15 +190,15 @@ def add_variants(
     if band:
         side = int(rng.integers(1, 3))
         for _ in range(int(rng.integers(1, 3))):
-            seed = _seeds(chest, rng, side, 1)[0]
-            centre = np.array([o + s * i for o, s, i in zip(chest.grid.origin, chest.grid.spacing, seed, strict=True)])
+            seed = pleural_seeds(chest, rng, side, 1)[0]
+            centre = position(chest.grid, seed)
             centre[2] = float(z.ravel()[0]) + rng.uniform(60, 100)
-            box = _box(chest.grid, centre, 48)
-            dx, dy, dz = _distances(chest.grid, box, centre)
+            box = box_around(chest.grid, centre, 48)
+            dx, dy, dz = offsets(chest.grid, box, centre)
             across = dz - rng.uniform(-0.35, 0.35) * dx - rng.uniform(-0.35, 0.35) * dy + 2 * chest.coarse[box]
             thick = np.float32(rng.uniform(2.0, 4.5) * (0.6 + 0.6 * band))
             fade = np.clip(1.5 - np.sqrt(dx * dx + dy * dy) / 30, 0, 1) * (chest.lungs[box] == side)
-            _blend(image, box, np.float32(-250), 0.7 * fade * occupancy(thick / 2 - np.abs(across), 3.0))
+            blend(image, box, np.float32(-250), 0.7 * fade * occupancy(thick / 2 - np.abs(across), 3.0))
     if emphysema:
         holes = np.clip(chest.fine - 0.9, 0, 1) * np.clip((z - 60) / 120, 0.1, 1) * inside
         image -= 120 * np.float32(emphysema) * holes

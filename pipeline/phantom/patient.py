@@ -21,6 +21,13 @@ class Kind(StrEnum):
         return list(Kind).index(self)
 
 
+class Difficulty(StrEnum):
+    """How plainly a phantom shows what it shows."""
+
+    USUAL = "usual"
+    HARD = "hard"
+
+
 @dataclass(frozen=True)
 class Patient:
     """Sizes in mm, attenuations in HU; the thoracic cavity is centred on x = 0, y = 0 and rests on z = 0.

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from pneumonai.pipeline.phantom.anatomy import COARSE_MM, Anatomy, build_anatomy, make_frame
+from pneumonai.pipeline.phantom.faint import add_faint_pneumonia, add_faint_viral
 from pneumonai.pipeline.phantom.grid import Grid, interpolate, occupancy, paint_tubes, smooth_noise
 from pneumonai.pipeline.phantom.lesions import Chest, add_lobar, add_variants, add_viral
-from pneumonai.pipeline.phantom.patient import Kind, Patient, draw_patient
+from pneumonai.pipeline.phantom.lookalikes import add_lookalikes
+from pneumonai.pipeline.phantom.patient import Difficulty, Kind, Patient, draw_patient
 from pneumonai.pipeline.phantom.tubes import branch, hila, main_airways, ribs
 
 
@@ -27,6 +29,7 @@ class Phantom:
         airway: uint8, trachea and main bronchi.
         affine: 4 x 4, voxel index -> mm, RAS+.
         label: class index (normal 0, ncp 1, cp 2).
+        difficulty: how plainly it shows what it shows.
     """
 
     kind: Kind
@@ -38,6 +41,7 @@ class Phantom:
     airway: np.ndarray
     affine: np.ndarray
     label: int
+    difficulty: Difficulty = Difficulty.USUAL
 
     @property
     def spacing(self) -> tuple[float, float, float]:
@@ -57,27 +61,36 @@ def make_phantom(
     *,
     shape: tuple[int, int, int] = (256, 256, 96),
     spacing: tuple[float, float, float] | None = None,
+    difficulty: Difficulty | str = Difficulty.USUAL,
 ) -> Phantom:
     """Make the phantom of a seed; the same call gives the same voxels.
+
+    A hard one is the same patient's anatomy with small and faint lesions in a noisier image, and with what healthy
+    lungs show that looks like disease, drawn in the same way for every kind; ``infection`` holds the lesions alone.
 
     Args:
         kind: normal, ncp or cp.
         seed: which patient, 0 or more.
         shape: voxels along ``i, j, k``, at least 32 each.
         spacing: mm along ``i, j, k``; by default such that the thorax fits the volume.
+        difficulty: usual, or hard.
 
     Raises:
-        ValueError: for an unknown kind, a negative seed, a shape under 32 or a spacing that is not positive.
+        ValueError: for an unknown kind or difficulty, a negative seed, a shape under 32 or a spacing that is not
+            positive.
     """
-    kind = Kind(kind)
+    kind, difficulty = Kind(kind), Difficulty(difficulty)
     if seed < 0:
         raise ValueError(f"seed must be 0 or more, got {seed}")
     if len(shape) != 3 or min(shape) < 32:
         raise ValueError(f"shape must be three numbers of at least 32, got {tuple(shape)}")
     if spacing is not None and (len(spacing) != 3 or min(spacing) <= 0):
         raise ValueError(f"spacing must be three positive numbers in mm, got {tuple(spacing)}")
-    streams = [np.random.default_rng(child) for child in np.random.SeedSequence([seed, kind.label]).spawn(6)]
+    # The first six streams are those of every usual phantom; what is hard draws from its own.
+    streams = [np.random.default_rng(child) for child in np.random.SeedSequence([seed, kind.label]).spawn(8)]
     patient = draw_patient(streams[0])
+    if difficulty is Difficulty.HARD:
+        patient = _harder(patient, streams[6])
     grid = _place_grid(patient, streams[1], shape, spacing)
     image, chest, airway = _healthy_chest(patient, grid, streams)
     add_variants(
@@ -88,12 +101,11 @@ def make_phantom(
         band=patient.band,
         emphysema=patient.emphysema,
     )
-    if kind is Kind.NCP:
-        infection = add_viral(chest, streams[4], image)
-    elif kind is Kind.CP:
-        infection = add_lobar(chest, streams[4], image)
+    if difficulty is Difficulty.HARD:
+        add_lookalikes(chest, streams[6], image, roots=hila(patient))
+        infection = _HARD_DISEASE[kind](chest, streams[7], image)
     else:
-        infection = np.zeros(grid.shape, np.uint8)
+        infection = _DISEASE[kind](chest, streams[4], image)
     affine = np.diag([-grid.spacing[0], -grid.spacing[1], grid.spacing[2], 1.0])
     affine[:3, 3] = -grid.origin[0], -grid.origin[1], grid.origin[2]
     return Phantom(
@@ -106,6 +118,26 @@ def make_phantom(
         airway=airway,
         affine=affine,
         label=kind.label,
+        difficulty=difficulty,
+    )
+
+
+def _add_nothing(chest: Chest, rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
+    """No disease: an empty mask."""
+    return np.zeros(chest.grid.shape, np.uint8)
+
+
+_DISEASE = {Kind.NORMAL: _add_nothing, Kind.NCP: add_viral, Kind.CP: add_lobar}
+_HARD_DISEASE = {Kind.NORMAL: _add_nothing, Kind.NCP: add_faint_viral, Kind.CP: add_faint_pneumonia}
+
+
+def _harder(patient: Patient, rng: np.random.Generator) -> Patient:
+    """The same patient in a noisier image, with a density that says less of the class."""
+    return replace(
+        patient,
+        noise_hu=patient.noise_hu + rng.uniform(8, 20),
+        lung_hu=float(np.clip(patient.lung_hu + rng.normal(0, 22), -890, -720)),
+        side_hu=patient.side_hu + rng.normal(0, 16),
     )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pneumonai.pipeline.phantom.patient import Difficulty
 from pneumonai.pipeline.phantom.phantom import Phantom
 from pneumonai.pipeline.phantom.projections import axial_picture, project_masks, project_xray, slice_positions
 
@@ -41,6 +42,8 @@ def _uid(phantom: Phantom, *parts: object) -> str:
     from pydicom.uid import generate_uid
 
     sources = ["pneumonai phantom", phantom.name, *phantom.image.shape, *phantom.spacing, *parts]
+    if phantom.difficulty is not Difficulty.USUAL:
+        sources.append(phantom.difficulty.value)
     return str(generate_uid(entropy_srcs=[str(part) for part in sources]))
 
 

@@ -18,6 +18,7 @@ from PIL import Image
 from scipy import ndimage
 
 from pneumonai.pipeline.phantom import (
+    Difficulty,
     Kind,
     Phantom,
     make_phantom,
@@ -128,6 +129,65 @@ def test_a_given_spacing_is_kept_and_bad_arguments_are_named() -> None:
         make_phantom("flu", 1)
 
 
+# As the phantoms were before there was a difficulty: voxels, lung and lesion sizes of (64, 64, 40), seed 7.
+RECORDED = {
+    Kind.NORMAL: ([-100, 22, 35, 34, -920], [250, -865, 284, -709, 135, -982], 17312, 0),
+    Kind.NCP: ([-1011, 61, -44, 60, -889], [-746, -795, 115, -695, -766, -1024], 20932, 512),
+    Kind.CP: ([-85, 32, -88, 129, -895], [-516, -644, 316, -848, 344, -984], 21363, 321),
+}
+
+
+@pytest.mark.parametrize("kind", list(Kind))
+def test_usual_phantoms_stay_as_they_were(kind: Kind) -> None:
+    phantom = make_phantom(kind, 7, shape=(64, 64, 40), difficulty="usual")
+    column, row, lung, lesion = RECORDED[kind]
+    # Within 1 HU: the last bit of exp and log differs between processors.
+    assert np.abs(phantom.image[32, 8::12, 20].astype(int) - column).max() <= 1
+    assert np.abs(phantom.image[12::10, 40, 16].astype(int) - row).max() <= 1
+    assert abs(int((phantom.lungs > 0).sum()) - lung) <= 3
+    assert abs(int(phantom.infection.sum()) - lesion) <= 3
+    assert phantom.difficulty is Difficulty.USUAL
+
+
+@pytest.mark.parametrize(("kind", "seed"), [(kind, seed) for kind in Kind for seed in (3, 11)])
+def test_hard_phantoms_are_the_same_patients_with_less_to_see(kind: Kind, seed: int) -> None:
+    usual, hard = phantom_of(kind, seed), make_phantom(kind, seed, shape=SMALL, difficulty="hard")
+    assert hard.difficulty is Difficulty.HARD and hard.name == usual.name
+    for name in ("lungs", "lobes", "airway", "affine"):
+        assert np.array_equal(getattr(hard, name), getattr(usual, name)), name
+    again = make_phantom(kind, seed, shape=SMALL, difficulty="hard")
+    assert np.array_equal(again.image, hard.image) and np.array_equal(again.infection, hard.infection)
+    lungs = hard.lungs > 0
+    # What only looks like disease is in every kind, and in none's truth.
+    healthy = lungs & (hard.infection == 0) & (usual.infection == 0)
+    changed = np.abs(ndimage.uniform_filter((hard.image.astype(float) - usual.image), 3)) > 60
+    assert changed[healthy].mean() > 0.005
+    assert not hard.infection[~lungs].any()
+    share = hard.infection.sum() / lungs.sum()
+    assert share == 0 if kind is Kind.NORMAL else 0.001 < share < 0.05
+
+
+@pytest.mark.parametrize("seed", [3, 11, 24])
+def test_hard_disease_keeps_its_pattern_and_can_be_seen(seed: int) -> None:
+    viral, other = (make_phantom(kind, seed, shape=(96, 96, 48), difficulty="hard") for kind in (Kind.NCP, Kind.CP))
+    assert min(lung_side_shares(viral)) > 0
+    assert ndimage.label(viral.infection)[1] >= 3
+    assert min(lung_side_shares(other)) == 0
+    assert len(np.unique(other.lobes[other.infection > 0])) == 1
+    for phantom in (viral, other):
+        lesion, lungs = phantom.infection > 0, phantom.lungs > 0
+        smooth = ndimage.gaussian_filter(phantom.image.astype(float), 0.5)
+        away = ndimage.distance_transform_edt(~lesion, sampling=phantom.spacing)
+        around = smooth[lungs & (away > 2) & (away < 10)]
+        noise = 1.4826 * np.median(np.abs(around - np.median(around)))
+        assert np.median(smooth[lesion]) > np.median(around) + noise
+    depth = [
+        np.median(ndimage.distance_transform_edt(p.lungs > 0, sampling=p.spacing)[p.infection > 0])
+        for p in (viral, other)
+    ]
+    assert depth[0] < depth[1]  # under the pleura; central
+
+
 def test_dicom_reads_back_the_same_in_pydicom_simpleitk_and_itk(tmp_path: Path) -> None:
     phantom = phantom_of(Kind.NCP, 3)
     with warnings.catch_warnings():
@@ -232,6 +292,22 @@ def test_a_data_set_goes_on_where_it_stopped(tmp_path: Path, capsys: pytest.Capt
     assert kept.stat().st_mtime_ns == when
     assert gzip.decompress(lost.read_bytes()) == gzip.decompress(content)
     assert capsys.readouterr().err == ""
+
+
+def test_a_data_set_of_another_difficulty_is_made_anew(tmp_path: Path) -> None:
+    wanted = {"counts": {"training": 1}, "kinds": ["cp"], "shape": (32, 32, 32), "workers": 1, "progress": False}
+    image = tmp_path / json.loads(write_dataset(tmp_path, **wanted).read_text())["training"][0]["image"]
+    usual = image.read_bytes()
+    listed = json.loads(write_dataset(tmp_path, difficulty="hard", **wanted).read_text())
+    assert "hard" in listed["name"]
+    hard, when = image.read_bytes(), image.stat().st_mtime_ns
+    assert gzip.decompress(hard) != gzip.decompress(usual)
+    write_dataset(tmp_path, difficulty="hard", **wanted)
+    assert image.stat().st_mtime_ns == when
+    write_dataset(tmp_path, **wanted)
+    assert gzip.decompress(image.read_bytes()) == gzip.decompress(usual)
+    with pytest.raises(ValueError, match="harder"):
+        write_dataset(tmp_path, difficulty="harder", **wanted)
 
 
 def test_pictures_can_be_a_data_set_too(tmp_path: Path) -> None:
