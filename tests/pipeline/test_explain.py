@@ -1,12 +1,28 @@
-"""The attention map as a heat map: scaling, resizing, and no second pass through the network."""
+"""Heat maps: scaling, resizing, no second pass for the attention map, and a network that is left as it was."""
 
 from __future__ import annotations
 
+import math
+from itertools import chain
+
+import pytest
 import torch
+from monai.visualize import GradCAM as MonaiGradCAM
 from torch import nn
 
 from pneumonai.networks.nets import NLRAN
-from pneumonai.pipeline.explain import AttentionMap, scale_to_unit
+from pneumonai.pipeline.explain import (
+    EXPLAINERS,
+    AttentionMap,
+    ClassActivationMap,
+    GradCAM,
+    GradCAMPlusPlus,
+    make_explainers,
+    resize_map,
+    scale_to_unit,
+)
+
+CLASS_MAPS = (ClassActivationMap, GradCAM, GradCAMPlusPlus)
 
 
 class Counting(nn.Module):
@@ -20,6 +36,30 @@ class Counting(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         self.passes += 1
         return self.first_attention(x).flatten(1).mean(1)
+
+
+class Pooled(nn.Module):
+    """Two channels are the features; average pooling and given weights follow."""
+
+    def __init__(self, weight: list[list[float]], bias: list[float] | None = None) -> None:
+        super().__init__()
+        self.features = nn.Identity()
+        self.classifier = nn.Linear(len(weight[0]), len(weight))
+        self.classifier.weight.data = torch.tensor(weight)
+        self.classifier.bias.data = torch.tensor(bias or [0.0] * len(weight))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.classifier(self.features(x).mean(dim=(2, 3)))
+
+
+def small_nl_ran() -> NLRAN:
+    torch.manual_seed(0)
+    network = NLRAN(base_channels=4).eval()
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm3d):
+            nn.init.uniform_(layer.weight, 0.5, 2.0)
+            nn.init.uniform_(layer.running_var, 0.5, 2.0)
+    return network
 
 
 def test_scale_to_unit_by_hand() -> None:
@@ -40,8 +80,7 @@ def test_the_map_of_the_last_pass_is_used_and_only_for_its_own_input() -> None:
 
 
 def test_nl_ran_s_map_equals_its_attention_maps() -> None:
-    torch.manual_seed(0)
-    network = NLRAN(base_channels=4).eval()
+    network = small_nl_ran()
     explainer = AttentionMap(network)
     x = torch.rand(1, 1, 32, 64, 64)
     with torch.no_grad():
@@ -52,3 +91,147 @@ def test_nl_ran_s_map_equals_its_attention_maps() -> None:
     assert heat_map.min() == 0
     assert heat_map.max() == 1
     assert torch.allclose(heat_map, scale_to_unit(resized), atol=1e-6)
+
+
+def test_another_explainer_s_pass_is_not_taken_for_the_network_s_own() -> None:
+    network = small_nl_ran()
+    attention, cam = AttentionMap(network), ClassActivationMap(network)
+    x, y = torch.rand(2, 1, 1, 32, 32, 32)
+    with torch.no_grad():
+        expected = attention(x)
+        network(x)
+        cam(y)
+        assert torch.equal(attention(x), expected)
+        cam(y)
+    assert attention._mask is None
+    assert attention._seen is None
+
+
+def test_class_maps_by_hand() -> None:
+    """Class 1 has the weights 1 and -2: CAM is a - 2 b, Grad-CAM its positive part, Grad-CAM++ looks at a alone."""
+    network = Pooled([[-1.0, 0.0], [1.0, -2.0]], [0.0, 7.0])
+    a, b = torch.tensor([[4.0, 2.0], [1.0, 0.0]]), torch.tensor([[1.0, 0.0], [2.0, 0.0]])
+    images = torch.stack([a, b])[None]  # a - 2 b = [[2, 2], [-3, 0]]
+    cam = ClassActivationMap(network)(images)
+    assert torch.allclose(cam, torch.tensor([[[[1.0, 1.0], [0.0, 0.6]]]]))
+    assert torch.allclose(GradCAM(network)(images), torch.tensor([[[[1.0, 1.0], [0.0, 0.0]]]]))
+    assert torch.allclose(GradCAMPlusPlus(network)(images), a[None, None] / 4.0)
+    # The other class weighs a with -1: nothing speaks for it.
+    assert torch.allclose(ClassActivationMap(network)(images, 0), (1 - a / 4.0)[None, None])
+    assert GradCAM(network)(images, 0).count_nonzero() == 0
+    assert torch.equal(ClassActivationMap(network)(images, torch.tensor([1])), cam)
+
+
+@pytest.mark.parametrize("size", [1.0, 1e4, 1e-4])
+def test_grad_cam_plus_plus_is_chattopadhyay_s_at_any_size_of_features_and_gradients(size: float) -> None:
+    """Equations 10, 18 and 19 of the paper: alpha = g^2 / (2 g^2 + sum(A) g^3), w = sum(alpha relu(g)), relu(w A)."""
+    generator = torch.Generator().manual_seed(1)
+    weight = torch.randn(3, 5, generator=generator, dtype=torch.float64)
+    maps = torch.rand(1, 5, 9, 7, generator=generator, dtype=torch.float64)
+    network = Pooled((weight / size).tolist())
+    gradient = weight[2] / maps[0, 0].numel()
+    alpha = 1 / (2 + maps[0].sum((1, 2)) * gradient)
+    expected = ((alpha * gradient.relu())[None, :, None, None] * maps).sum(1, keepdim=True).relu()
+    made = GradCAMPlusPlus(network)((maps * size).float(), 2)
+    assert torch.allclose(made, scale_to_unit(expected).float(), atol=1e-3)
+
+
+@pytest.mark.parametrize("explainer", CLASS_MAPS)
+def test_each_scan_of_a_batch_is_explained_as_if_alone(explainer: type[GradCAM]) -> None:
+    network = small_nl_ran()
+    images = torch.rand(3, 1, 64, 64, 64)
+    classes = torch.tensor([2, 0, 1])
+    explain = explainer(network)
+    together = explain(images, classes)
+    alone = torch.cat([explain(images[i : i + 1], int(classes[i])) for i in range(3)])
+    assert together.shape == images.shape
+    assert torch.allclose(together, alone, atol=1e-4)
+    assert torch.equal(explain(images), explain(images, network(images).argmax(1)))
+
+
+def test_grad_cam_equals_monai_s_on_a_whole_network() -> None:
+    images = torch.rand(1, 1, 64, 64, 64)
+    made = GradCAM(small_nl_ran())(images)
+    theirs = MonaiGradCAM(small_nl_ran(), "features").compute_map(images).detach()
+    assert torch.allclose(made, scale_to_unit(resize_map(theirs, images.shape[2:])), atol=1e-5)
+
+
+@pytest.mark.parametrize("explainer", CLASS_MAPS)
+def test_an_earlier_layer_a_layout_and_a_mode_of_the_caller_s(explainer: type[GradCAM]) -> None:
+    network = small_nl_ran().double()  # or rounding, enlarged by the scaling to 0..1, would need a wide tolerance
+    images = torch.rand(2, 1, 32, 32, 48, dtype=torch.float64)
+    features = "features" if explainer is ClassActivationMap else "stages.1"
+    explain = explainer(network, features=features)
+    expected = explain(images)
+    with torch.inference_mode():
+        network.to(memory_format=torch.channels_last_3d)  # makes inference tensors of the convolutions' weights
+        last = images.contiguous(memory_format=torch.channels_last_3d)
+        assert torch.allclose(explain(last), expected, atol=1e-6)
+        network.float()
+        exact = explainer(network)(last.float(), 1)
+        with torch.autocast("cpu", torch.bfloat16):
+            rough = explainer(network)(last.float(), 1)
+    assert rough.dtype == torch.float32
+    assert nn.functional.cosine_similarity(rough.flatten(1), exact.flatten(1)).min() > 0.95
+
+
+@pytest.mark.parametrize("explainer", CLASS_MAPS)
+def test_nothing_is_left_behind(explainer: type[GradCAM]) -> None:
+    network = small_nl_ran().train()
+    network.stem.eval()
+    modes = [layer.training for layer in network.modules()]
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    heat_map = explainer(network)(torch.rand(1, 1, 32, 32, 32))
+    assert not heat_map.requires_grad
+    assert [layer.training for layer in network.modules()] == modes
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in network.parameters())
+    hooks = (chain(m._forward_hooks, m._forward_pre_hooks, m._backward_hooks) for m in network.modules())
+    assert not list(chain.from_iterable(hooks))
+    assert all(layer.inplace for layer in network.modules() if isinstance(layer, nn.ReLU))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("explainer", CLASS_MAPS)
+def test_a_failing_pass_leaves_nothing_behind_either(explainer: type[GradCAM]) -> None:
+    network = small_nl_ran().train()
+    with pytest.raises(RuntimeError):
+        explainer(network)(torch.rand(1, 3, 32, 32, 32))
+    assert network.training
+    assert not network.features._forward_hooks
+    assert torch.is_grad_enabled()
+
+
+def test_what_a_network_does_not_allow_is_said() -> None:
+    plain = Pooled([[1.0, 2.0], [2.0, 1.0]])
+    assert list(make_explainers(plain, ["all"])) == ["cam", "gradcam", "gradcam++"]
+    assert list(make_explainers(small_nl_ran(), ["gradcam", "attention"])) == ["attention", "gradcam"]
+    with pytest.raises(ValueError, match=r"`first_attention`, got Pooled"):
+        make_explainers(plain, ["attention", "cam"])
+    with pytest.raises(ValueError, match="one of attention, cam, gradcam, gradcam\\+\\+ or all, got 'lime'"):
+        make_explainers(plain, ["lime"])
+    with pytest.raises(ValueError, match="Counting has no layers named features and classifier or layer4 and fc"):
+        make_explainers(Counting(), ["cam"])
+    assert list(make_explainers(Counting(), ["all"])) == ["attention"]
+    with pytest.raises(ValueError, match="Linear has no layers"):
+        make_explainers(nn.Linear(2, 2), ["all"])
+    with pytest.raises(ValueError, match="no layer named 'tail'"):
+        GradCAM(plain, features="tail")
+    slices = nn.Sequential(nn.Flatten(0, 1), plain)
+    with pytest.raises(ValueError, match=r"must give 1 maps of 3 spatial axes, got shape \(4, 2, 5, 5\)"):
+        GradCAM(slices, features="1.features")(torch.rand(1, 4, 2, 5, 5))
+
+
+def test_every_explainer_says_what_it_shows() -> None:
+    network = small_nl_ran()
+    for name, explainer in make_explainers(network, ["all"]).items():
+        assert explainer.name == name
+        assert explainer.method
+        assert explainer.shows.endswith(".")
+    assert list(EXPLAINERS) == ["attention", "cam", "gradcam", "gradcam++"]
+
+
+def test_a_map_with_nothing_in_it_is_zero() -> None:
+    heat_map = GradCAMPlusPlus(Pooled([[-1.0, -1.0], [-1.0, -2.0]]))(torch.rand(1, 2, 4, 4))
+    assert heat_map.count_nonzero() == 0
+    assert not math.isnan(heat_map.sum().item())

@@ -1,9 +1,11 @@
-"""Explainers: from network inputs to a heat map in 0..1 on the network's input grid."""
+"""NL-RAN's own explanation: the first attention module's mask."""
 
 from __future__ import annotations
 
 import torch
-from torch.nn.functional import interpolate
+from torch import nn
+
+from pneumonai.pipeline.explain.scaling import resize_map, scale_to_unit
 
 
 class AttentionMap:
@@ -15,19 +17,30 @@ class AttentionMap:
 
     Args:
         network: a network with ``first_attention``, the module whose output is M.
+
+    Raises:
+        ValueError: the network has no attention module.
     """
 
+    name = "attention"
     method = "attention map of the first attention module"
+    shows = (
+        "Where the first attention module lets features pass more strongly. It is the same for every class, so it "
+        "tells where the network looks, not what speaks for its answer."
+    )
 
-    def __init__(self, network: torch.nn.Module) -> None:
+    def __init__(self, network: nn.Module) -> None:
         self.network = network
         self._seen: torch.Tensor | None = None
         self._mask: torch.Tensor | None = None
+        first = getattr(network, "first_attention", None)
+        if not isinstance(first, nn.Module):
+            raise ValueError(f"an attention map needs a network with `first_attention`, got {type(network).__name__}")
         network.register_forward_pre_hook(self._catch_input)
-        network.first_attention.register_forward_hook(self._catch_mask)  # type: ignore[union-attr]
+        first.register_forward_hook(self._catch_mask)
 
-    def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """Network input ``[B, C, *spatial]`` -> heat map ``[B, 1, *spatial]`` float32 in 0..1."""
+    def __call__(self, images: torch.Tensor, classes: torch.Tensor | int | None = None) -> torch.Tensor:
+        """Network input ``[B, C, *spatial]`` -> heat map ``[B, 1, *spatial]`` float32 in 0..1, whatever the class."""
         # The same memory, not the same object: the network may have been given an alias in another memory format.
         caught = self._seen is not None and self._seen.data_ptr() == images.data_ptr()
         if not caught or self._mask is None:
@@ -39,22 +52,10 @@ class AttentionMap:
             raise RuntimeError("the network's forward pass did not reach its first attention module")
         return scale_to_unit(resize_map(mask.float().mean(dim=1, keepdim=True), images.shape[2:]))
 
-    def _catch_input(self, _: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        self._seen = inputs[0]
+    def _catch_input(self, _: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        self._seen, self._mask = inputs[0], None
 
-    def _catch_mask(self, _: torch.nn.Module, __: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-        self._mask = output.detach()
-
-
-def resize_map(map_: torch.Tensor, size: torch.Size) -> torch.Tensor:
-    """A map ``[B, 1, *spatial]`` on another grid, linearly."""
-    mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[len(size)]
-    return interpolate(map_, size=tuple(size), mode=mode, align_corners=False)
-
-
-def scale_to_unit(map_: torch.Tensor) -> torch.Tensor:
-    """Each map of a batch ``[B, 1, *spatial]`` min-max scaled to 0..1; a constant one becomes 0."""
-    dims = tuple(range(1, map_.ndim))
-    low = map_.amin(dims, keepdim=True)
-    span = map_.amax(dims, keepdim=True) - low
-    return torch.where(span > 0, (map_ - low) / span.clamp_min(torch.finfo(map_.dtype).tiny), torch.zeros_like(map_))
+    def _catch_mask(self, _: nn.Module, __: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        # A pass around the network's own hooks (another explainer's) is none to remember.
+        if self._seen is not None and self._mask is None:
+            self._mask = output.detach()

@@ -1,0 +1,86 @@
+"""Explainers: from network inputs to a heat map in 0..1 on the network's input grid.
+
+Each is called with a batch, as the bundles' ``explainer`` and as ``pneumonai predict --explain`` do, and ends with the
+same two steps, linear resizing and min-max scaling a scan, so that maps of different methods can be laid side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from pneumonai.pipeline.explain.activation_maps import ClassActivationMap, GradCAM, GradCAMPlusPlus
+from pneumonai.pipeline.explain.attention import AttentionMap
+from pneumonai.pipeline.explain.scaling import resize_map, scale_to_unit
+
+__all__ = [
+    "EXPLAINERS",
+    "AttentionMap",
+    "ClassActivationMap",
+    "Explainer",
+    "GradCAM",
+    "GradCAMPlusPlus",
+    "make_explainers",
+    "resize_map",
+    "scale_to_unit",
+]
+
+
+class Explainer(Protocol):
+    """What every explainer has.
+
+    Attributes:
+        name: short, as ``--explain`` and file names have it.
+        method: in words.
+        shows: one sentence for the reader of a report: what the map says, and what it does not.
+    """
+
+    name: str
+    method: str
+    shows: str
+
+    def __call__(self, images: torch.Tensor, classes: torch.Tensor | int | None = None) -> torch.Tensor:
+        """Network input ``[B, C, *spatial]`` -> heat map ``[B, 1, *spatial]`` float32 in 0..1.
+
+        Args:
+            images: the batch.
+            classes: index of the class to explain, one for all or ``[B]``; the predicted ones when None.
+        """
+        ...
+
+
+EXPLAINERS: dict[str, Callable[[nn.Module], Explainer]] = {
+    explainer.name: explainer for explainer in (AttentionMap, ClassActivationMap, GradCAM, GradCAMPlusPlus)
+}
+"""The explainers by name, in the order in which they are shown."""
+
+
+def make_explainers(network: nn.Module, names: Sequence[str]) -> dict[str, Explainer]:
+    """Explainers of a network by name, in the order of :data:`EXPLAINERS`.
+
+    Args:
+        network: the network.
+        names: of :data:`EXPLAINERS`; ``all`` stands for those that the network allows.
+
+    Raises:
+        ValueError: an unknown name, or one that the network does not allow (``all``: it allows none).
+    """
+    unknown = [name for name in names if name not in (*EXPLAINERS, "all")]
+    if unknown:
+        raise ValueError(f"an explanation must be one of {', '.join(EXPLAINERS)} or all, got {unknown[0]!r}")
+    made: dict[str, Explainer] = {}
+    refusal: ValueError | None = None
+    for name, make in EXPLAINERS.items():
+        if name in names or "all" in names:
+            try:
+                made[name] = make(network)
+            except ValueError as error:
+                refusal = error
+                if name in names:
+                    raise
+    if "all" in names and not made and refusal is not None:
+        raise refusal
+    return made

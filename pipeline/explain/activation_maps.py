@@ -1,0 +1,138 @@
+"""CAM, Grad-CAM and Grad-CAM++: MONAI's, from the features that enter the pooling."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import ClassVar
+
+import torch
+from monai.visualize import CAM, GradCAMpp
+from monai.visualize import GradCAM as MonaiGradCAM
+from torch import nn
+from torch.nn import functional
+
+from pneumonai.pipeline.explain.one_pass import OnePass
+from pneumonai.pipeline.explain.scaling import resize_map, scale_to_unit
+
+LAYERS = (("features", "classifier"), ("layer4", "fc"))
+"""Names of the layer whose map enters the pooling, and of the linear layer, in this project's networks."""
+
+
+class FeatureExplainer:
+    """What the maps made from one layer's features share: the layers, one pass of their own, resizing and scaling.
+
+    Args:
+        network: a network that gives logits ``[B, num_classes]``.
+        features: name of the layer whose output ``[B, C', *spatial']`` is weighted; by default the one that enters the
+            pooling, the first pair of :data:`LAYERS` that the network has.
+        classifier: name of the linear layer that follows the pooling; only the class activation map reads it.
+
+    Raises:
+        ValueError: the network has no layer of that name, or none of the usual names.
+    """
+
+    name: ClassVar[str]
+    method: ClassVar[str]
+    shows: ClassVar[str]
+    _needs_gradients = True
+
+    def __init__(self, network: nn.Module, features: str | None = None, classifier: str | None = None) -> None:
+        layers = dict(network.named_modules())
+        usual = next((pair for pair in LAYERS if all(name in layers for name in pair)), (None, None))
+        self.network = network
+        self.features = _existing(features or usual[0], "features", network, layers)
+        self.classifier = classifier or usual[1]
+        if not self._needs_gradients:
+            self.classifier = _existing(self.classifier, "classifier", network, layers)
+
+    def __call__(self, images: torch.Tensor, classes: torch.Tensor | int | None = None) -> torch.Tensor:
+        """Network input ``[B, C, *spatial]`` -> heat map ``[B, 1, *spatial]`` float32 in 0..1.
+
+        Runs under ``torch.inference_mode`` and ``torch.autocast`` too. The network goes through one pass in eval mode
+        and is left as it was: no hook, no gradient, no tensor is kept.
+
+        Args:
+            images: the batch.
+            classes: index of the class to explain, one for all or ``[B]``; the predicted ones when None.
+
+        Raises:
+            ValueError: the layer's map has not the batch's number of samples, or no spatial axes.
+        """
+        images = images.as_subclass(torch.Tensor)
+        with torch.inference_mode(False), torch.no_grad():
+            seen = OnePass(self.network, self.features, images, classes, gradients=self._needs_gradients)
+            # The sums over channels are small, so they are taken in full precision whatever the caller's autocast.
+            with torch.autocast(images.device.type, enabled=False):
+                map_ = self._weigh(seen, images)
+            return scale_to_unit(resize_map(map_, images.shape[2:]))
+
+    def _weigh(self, seen: OnePass, images: torch.Tensor) -> torch.Tensor:
+        """Map ``[B, 1, *spatial']`` of the features."""
+        raise NotImplementedError
+
+
+class ClassActivationMap(FeatureExplainer):
+    """CAM: the classifier's weights of a class times the map that enters the pooling (MONAI's ``CAM``).
+
+    Zhou et al., "Learning Deep Features for Discriminative Localization", https://arxiv.org/abs/1512.04150. For a
+    network that ends in average pooling and one linear layer the map's mean is the class's score.
+    """
+
+    name = "cam"
+    method = "class activation map (CAM)"
+    shows = (
+        "How much each place of the last, coarse feature map adds to the answered class's score; the weakest shade may "
+        "speak against it. One value covers a large block of the scan, smoothed for display."
+    )
+    _needs_gradients = False
+
+    def _weigh(self, seen: OnePass, images: torch.Tensor) -> torch.Tensor:
+        linear = self.network.get_submodule(str(self.classifier))
+        # Without the bias, a constant, and in the features' type: a network may be in bf16 altogether.
+        weigh = partial(functional.linear, weight=linear.get_parameter("weight").float())
+        return CAM(seen, self.features, fc_layers=lambda _: weigh).compute_map(images, class_idx=seen.class_idx)
+
+
+class GradCAM(FeatureExplainer):
+    """Grad-CAM: the feature map weighted by the mean gradient of the class's score (MONAI's ``GradCAM``).
+
+    Selvaraju et al., https://arxiv.org/abs/1610.02391. Where the features enter average pooling and one linear layer,
+    the gradient is the classifier's weight, and this is the positive part of the class activation map.
+    """
+
+    name = "gradcam"
+    method = "Grad-CAM"
+    shows = (
+        "What in the last, coarse feature map raises the answered class's score, by its gradient; what speaks against "
+        "the class is left out. In a network that ends in average pooling and one linear layer it is CAM's positive "
+        "part."
+    )
+
+    def _weigh(self, seen: OnePass, images: torch.Tensor) -> torch.Tensor:
+        return MonaiGradCAM(seen, self.features).compute_map(images)
+
+
+class GradCAMPlusPlus(FeatureExplainer):
+    """Grad-CAM++: as Grad-CAM, with positive gradients only, weighted by place (MONAI's ``GradCAMpp``).
+
+    Chattopadhyay et al., https://arxiv.org/abs/1710.11063.
+    """
+
+    name = "gradcam++"
+    method = "Grad-CAM++"
+    shows = (
+        "As Grad-CAM, but only feature channels that raise the score count, and those that answer at many places count "
+        "less for each: it tends to cover all of several findings, and also what is no finding."
+    )
+
+    def _weigh(self, seen: OnePass, images: torch.Tensor) -> torch.Tensor:
+        return GradCAMpp(seen, self.features).compute_map(images)
+
+
+def _existing(name: str | None, argument: str, network: nn.Module, layers: dict[str, nn.Module]) -> str:
+    if name is None:
+        usual = " or ".join(" and ".join(pair) for pair in LAYERS)
+        raise ValueError(f"{type(network).__name__} has no layers named {usual}; name its layer with {argument}=")
+    if name not in layers:
+        raise ValueError(f"{type(network).__name__} has no layer named {name!r}; give another {argument}=")
+    return name
