@@ -121,11 +121,11 @@ def read_comparison(
         raise ManifestError(path, "lacks 'rows'", "see the documentation of pneumonai compare")
     if datalist is None and not content.get("datalist"):
         raise ManifestError(path, "lacks 'datalist'", "add it, or give --datalist")
-    datalist = home / content["datalist"] if datalist is None else Path(datalist).absolute()
+    datalist = Path(home / content["datalist"] if datalist is None else datalist).resolve()
     if dataset_dir is not None:
-        folder = Path(dataset_dir).absolute()
+        folder = Path(dataset_dir).resolve()
     else:
-        folder = home / content["dataset_dir"] if content.get("dataset_dir") else datalist.parent
+        folder = (home / content["dataset_dir"]).resolve() if content.get("dataset_dir") else datalist.parent
     folds = content.get("folds")
     if folds == "all":
         listed = read_datalist(datalist).get("training") or []

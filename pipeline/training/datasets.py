@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 from monai.data import CacheDataset, Dataset, PersistentDataset
-from monai.data.utils import pickle_hashing
+from monai.data.utils import json_hashing
 
 from pneumonai.data_manifests.errors import ManifestError
 
@@ -51,7 +51,7 @@ def _item_hash(item: Mapping[str, Any]) -> bytes:
     """An item's hash that changes when one of its files was written anew."""
     files = (Path(item[key]) for key in ("image", "mask") if key in item)
     states = [(path.stat().st_size, path.stat().st_mtime_ns) for path in files if path.exists()]
-    return pickle_hashing([dict(item), states])
+    return json_hashing([dict(item), states])
 
 
 def class_weights(
