@@ -190,7 +190,7 @@ def check_properties(bundle: Bundle, dataset: Path) -> None:
 
 
 def check_overlays(bundle: Bundle) -> None:
-    """Every other config of the bundle still builds a network over inference.json."""
+    """Every other config of the bundle still builds a network, and an explainer that fits it, over inference.json."""
     import torch
 
     for path in sorted((bundle.root / "configs").glob("*.json")):
@@ -198,8 +198,12 @@ def check_overlays(bundle: Bundle) -> None:
             continue
         overlay = json.loads(path.read_text(encoding="utf-8"))
         parser = inference_config(bundle.root, **{k: v for k, v in overlay.items() if not k.startswith("train")})
-        with torch.device("meta"):
-            parser.get_parsed_content("network_def")
+        parser.update({"device": "$torch.device('meta')"})
+        try:
+            with torch.device("meta"):
+                parser.get_parsed_content("explainer")
+        except Exception as error:
+            raise BundleError(bundle.name, f"its {path.name} does not work over inference.json ({error})") from error
 
 
 def check_inference(bundle: Bundle, scratch: Path, *, inside: bool) -> None:

@@ -69,6 +69,8 @@ class CovNet(nn.Module):
         self.backbone = nn.Sequential()
         for name in names:
             self.backbone.add_module(name, resnet.get_submodule(name))
+        # All slices' maps pass here, together and with their axes, so that class activation maps can catch them.
+        self.features = nn.Identity()
         self.classifier = nn.Linear(32 * base_channels, num_classes)
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
@@ -78,7 +80,7 @@ class CovNet(nn.Module):
             maps = self.backbone(slices)
         else:
             maps = torch.cat([self.backbone(part) for part in slices.split(self.slices_at_once)])
-        return maps.unflatten(0, (x.shape[0], x.shape[2])).transpose(1, 2)
+        return self.features(maps.unflatten(0, (x.shape[0], x.shape[2])).transpose(1, 2))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map ``[B, in_channels, D, H, W]`` to logits ``[B, num_classes]``."""
