@@ -43,6 +43,16 @@ class Precision(StrEnum):
     BF16 = "bf16"
 
 
+class Explanation(StrEnum):
+    """Heat maps by method."""
+
+    ATTENTION = "attention"
+    CAM = "cam"
+    GRADCAM = "gradcam"
+    GRADCAM_PLUS_PLUS = "gradcam++"
+    ALL = "all"
+
+
 class Form(StrEnum):
     """How a phantom is written."""
 
@@ -90,6 +100,9 @@ def predict(
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: a GPU where there is one.")] = None,
     precision: Annotated[Precision, typer.Option(help="auto: bf16 where safe and fast.")] = Precision.AUTO,
     report: Annotated[bool, typer.Option(help="Write report.html and pictures.")] = True,
+    explain: Annotated[
+        list[Explanation] | None, typer.Option(help="A heat map by this method too; repeat it, or all.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Skip studies that are answered already.")] = False,
     with_identifiers: Annotated[
         bool, typer.Option("--with-identifiers", help="Copy patient identifiers from headers into result.json.")
@@ -105,12 +118,15 @@ def predict(
     chosen = find_bundle(bundle)
     inside = output.resolve()
     sources = [s for s in find_studies(inputs, series=series) if inside not in Path(s.path).resolve().parents]
-    options = Options(series=series, report=report, with_identifiers=with_identifiers)
+    methods = tuple(method.value for method in explain or ())
+    options = Options(series=series, report=report, with_identifiers=with_identifiers, explain=methods)
 
     def load_model() -> Model:
         from pneumonai.pipeline.model import Model
 
-        return Model(chosen, device=device, precision=precision.value)
+        model = Model(chosen, device=device, precision=precision.value)
+        model.more_explainers(methods)  # one that the network does not allow ends the call here
+        return model
 
     failed = 0
     outcomes = run_batch(sources, chosen, output, options, load_model, resume=resume)

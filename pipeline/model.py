@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from monai.transforms import LoadImage
 
 from pneumonai.pipeline.bundle import Bundle, inference_config, weights_sha256
 from pneumonai.pipeline.errors import BundleError, StudyError, our_error
+from pneumonai.pipeline.explain import Explainer, make_explainers
 from pneumonai.pipeline.precision import PrecisionRequest, choose_precision, run_network
 from pneumonai.pipeline.study import Study
 from pneumonai.pipeline.weights import load_weights
@@ -29,11 +30,13 @@ class Answer:
         probabilities: after temperature scaling, one a class.
         raw_probabilities: softmax of the logits as they are.
         heat_map: uint8 on the study's own grid, 0..255 for 0..1.
+        more_heat_maps: by the explainers that were asked for beside the bundle's own, likewise, by name.
     """
 
     probabilities: list[float]
     raw_probabilities: list[float]
     heat_map: np.ndarray
+    more_heat_maps: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 class Model:
@@ -76,6 +79,30 @@ class Model:
             self.network, self._input_shape(), self.device, weights_path=bundle.weights, requested=precision
         )
         self._reader = _study_reader(self.preprocessing, bundle)
+        # Each is made once, since an attention map listens to its network from then on.
+        self._more_explainers: dict[tuple[str, ...], dict[str, Explainer]] = {}
+
+    def more_explainers(self, names: Sequence[str]) -> dict[str, Explainer]:
+        """The explainers of these names that are not the bundle's own, in the order in which they are shown.
+
+        Args:
+            names: of :data:`pneumonai.pipeline.explain.EXPLAINERS`, or ``all`` for those that the network allows.
+
+        Raises:
+            BundleError: an unknown name, or one that the bundle's network does not allow.
+        """
+        if not names:
+            return {}
+        chosen = tuple(names)
+        if chosen not in self._more_explainers:
+            given = {getattr(self.explainer, "name", ""): self.explainer}
+            try:
+                made = make_explainers(self.network, chosen, given=given)
+            except ValueError as error:
+                raise BundleError(self.bundle.name, str(error), "choose another --explain") from error
+            others = {name: explainer for name, explainer in made.items() if explainer is not self.explainer}
+            self._more_explainers[chosen] = others
+        return self._more_explainers[chosen]
 
     def _input_shape(self) -> tuple[int, ...]:
         image = self.bundle.metadata["network_data_format"]["inputs"]["image"]
@@ -104,18 +131,47 @@ class Model:
             raise study_error(study.id, error) from error
 
     @torch.inference_mode()
-    def answer(self, item: dict[str, Any]) -> Answer:
-        """Network, explanation and postprocessing of one prepared study."""
+    def answer(self, item: dict[str, Any], explain: Sequence[str] = ()) -> Answer:
+        """Network, explanation and postprocessing of one prepared study.
+
+        Args:
+            item: of :meth:`prepare`.
+            explain: explainers beside the bundle's own, see :meth:`more_explainers`.
+
+        Raises:
+            BundleError: an explainer that the bundle's network does not allow.
+        """
+        explainers = self.more_explainers(explain)
         images = item["image"].as_tensor()[None].to(self.device)
         logits = self.inferer(images, lambda x: run_network(self.network, x, self.precision))
         heat_map = self.explainer(images)
-        done = self.postprocessing({"image": item["image"], "pred": logits[0].cpu(), "heat_map": heat_map[0].cpu()})
-        on_grid = done["heat_map"].as_tensor()[0].clamp_(0, 1).mul_(255).round_().to(torch.uint8)
+        done = self._postprocess(item, logits, heat_map)
         return Answer(
             probabilities=done["pred"].flatten().tolist(),
             raw_probabilities=logits[0].softmax(dim=0).tolist(),
-            heat_map=on_grid.numpy(),
+            heat_map=_as_bytes(done["heat_map"]),
+            more_heat_maps={
+                name: _as_bytes(self._postprocess(item, logits, self._explain(explainer, images, logits))["heat_map"])
+                for name, explainer in explainers.items()
+            },
         )
+
+    def _postprocess(self, item: dict[str, Any], logits: torch.Tensor, heat_map: torch.Tensor) -> dict[str, Any]:
+        done: dict[str, Any] = self.postprocessing(
+            {"image": item["image"], "pred": logits[0].cpu(), "heat_map": heat_map[0].cpu()}
+        )
+        return done
+
+    def _explain(self, explainer: Explainer, images: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        """A map for the class that was answered, at the precision of the answer."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision.name == "bf16"):
+            return explainer(images, logits.argmax(dim=1))
+
+
+def _as_bytes(heat_map: MetaTensor) -> np.ndarray:
+    """A heat map ``[1, *spatial]`` in 0..1 as uint8 0..255."""
+    scaled: np.ndarray = heat_map.as_tensor()[0].clamp_(0, 1).mul_(255).round_().to(torch.uint8).numpy()
+    return scaled
 
 
 def study_error(study: str, error: BaseException) -> StudyError:

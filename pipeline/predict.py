@@ -36,15 +36,23 @@ class Options:
         series: SeriesInstanceUID to answer, instead of the one that would be chosen.
         report: write ``report.html``.
         with_identifiers: copy patient identifiers from headers into ``result.json``.
+        explain: explainers beside the bundle's own, of :data:`pneumonai.pipeline.explain.EXPLAINERS`; ``all`` for
+            those that the network allows.
     """
 
     series: str | None = None
     report: bool = True
     with_identifiers: bool = False
+    explain: tuple[str, ...] = ()
 
     def as_recorded(self) -> dict[str, Any]:
         """What ``result.json`` keeps of them, for ``--resume``."""
-        return {"series": self.series, "report": self.report, "with_identifiers": self.with_identifiers}
+        return {
+            "series": self.series,
+            "report": self.report,
+            "with_identifiers": self.with_identifiers,
+            "explain": ", ".join(sorted(set(self.explain))) or None,
+        }
 
 
 @dataclass
@@ -125,7 +133,7 @@ def answer(prepared: Prepared, model: Model, options: Options) -> tuple[Result, 
 
     study, bundle, seconds = prepared.study, model.bundle, dict(prepared.seconds)
     with timed(seconds, "network"):
-        answered = model.answer(prepared.item)
+        answered = model.answer(prepared.item, options.explain)
     names = bundle.class_names
     best = int(np.argmax(answered.probabilities))
     result = Result(
@@ -141,7 +149,7 @@ def answer(prepared: Prepared, model: Model, options: Options) -> tuple[Result, 
         verdict=names[best],
         confidence=answered.probabilities[best],
         confidence_raw=max(answered.raw_probabilities),
-        explanation={"method": model.explainer.method, "files": []},
+        explanation=_explanation(model, options),
         warnings=list(dict.fromkeys([*study.warnings, *prepared.item["image"].meta.get("warnings", [])])),
         software=software_versions() | {"device": str(model.device), "precision": model.precision.name},
         notice=bundle.settings.get("notice", "not for clinical use"),
@@ -153,7 +161,21 @@ def answer(prepared: Prepared, model: Model, options: Options) -> tuple[Result, 
             result.lungs = lung_measures(prepared.lungs, study.voxel_ml)
             result.hu_histogram = hu_histogram(study.image, prepared.lungs)
     result.timing_s = seconds
-    return result, Maps(lungs=prepared.lungs, heat_map=in_order_of(study.image, answered.heat_map))
+    return result, Maps(
+        lungs=prepared.lungs,
+        heat_map=in_order_of(study.image, answered.heat_map),
+        more_heat_maps={name: in_order_of(study.image, map_) for name, map_ in answered.more_heat_maps.items()},
+    )
+
+
+def _explanation(model: Model, options: Options) -> dict[str, Any]:
+    """What the result says about the maps; their files are known when they are written."""
+    own = model.explainer
+    maps = [
+        {"name": getattr(one, "name", "own"), "method": one.method, "shows": getattr(one, "shows", ""), "file": None}
+        for one in (own, *model.more_explainers(options.explain).values())
+    ]
+    return {"method": own.method, "files": [], "maps": maps}
 
 
 def _refer_reason(result: Result, bundle: Bundle) -> str | None:
@@ -171,7 +193,7 @@ def write(study: Study, result: Result, maps: Maps, folder: Path, options: Optio
 
     Args:
         study: the opened study.
-        result: its result; ``files``, ``explanation["files"]`` and the time of writing are filled in.
+        result: its result; ``files``, the files of ``explanation`` and the time of writing are filled in.
         maps: maps on the study's grid.
         folder: ``OUTPUT/STUDY``; what an earlier run left there is replaced.
         options: whether to write the report.
@@ -191,7 +213,7 @@ def write(study: Study, result: Result, maps: Maps, folder: Path, options: Optio
         temporary.mkdir(parents=True)
         with timed(result.timing_s, "write"):
             names = write_maps(study, maps, temporary)
-            result.explanation = (result.explanation or {}) | {"files": [n for n in names if n.startswith("heat_map")]}
+            result.explanation = _with_files(result.explanation or {}, names)
             if options.report:
                 names += write_pictures(study, maps, temporary)
             result.files = ["result.json", *names, *(["report.html"] if options.report else [])]
@@ -206,6 +228,14 @@ def write(study: Study, result: Result, maps: Maps, folder: Path, options: Optio
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return result
+
+
+def _with_files(explanation: dict[str, Any], names: list[str]) -> dict[str, Any]:
+    """An explanation that names the files of its maps, which are called after them; the bundle's own comes first."""
+    files = {name.partition(".")[0]: name for name in names if name.startswith("heat_map")}
+    stems = ["heat_map", *(f"heat_map_{map_['name']}" for map_ in explanation.get("maps", [])[1:])]
+    maps = [map_ | {"file": files.get(stem)} for map_, stem in zip(explanation.get("maps", []), stems, strict=False)]
+    return explanation | {"files": list(files.values()), "maps": maps}
 
 
 def software_versions() -> dict[str, str]:

@@ -20,11 +20,13 @@ class Maps:
         lungs: uint8, 0 background, 1 right lung, 2 left lung.
         heat_map: uint8, 0..255 for the explanation's 0..1.
         infection: uint8, 0 or 1.
+        more_heat_maps: what other explainers gave for the same answer, likewise, by their names.
     """
 
     lungs: np.ndarray | None = None
     heat_map: np.ndarray | None = None
     infection: np.ndarray | None = None
+    more_heat_maps: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 def in_order_of(image: np.ndarray, array: np.ndarray) -> np.ndarray:
@@ -58,7 +60,8 @@ class Result:
         boxes: ``[{"x", "y", "width", "height", "score"}, ...]`` in pixels as displayed, origin top left.
         hu_histogram: ``{"edges": [...], "counts": [...]}`` of the voxels inside the lungs.
         truth: dice, precision, recall where a truth was given.
-        explanation: ``{"method": str, "files": [...]}``.
+        explanation: method and file names of the bundle's own; ``maps``: ``[{"name", "method", "shows", "file"},
+            ...]`` of all, the bundle's own first.
         warnings: what the checks and transforms noticed.
         files: files of this study, relative to its folder.
         timing_s: seconds a step.

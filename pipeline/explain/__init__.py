@@ -6,7 +6,7 @@ same two steps, linear resizing and min-max scaling a scan, so that maps of diff
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -58,12 +58,15 @@ EXPLAINERS: dict[str, Callable[[nn.Module], Explainer]] = {
 """The explainers by name, in the order in which they are shown."""
 
 
-def make_explainers(network: nn.Module, names: Sequence[str]) -> dict[str, Explainer]:
+def make_explainers(
+    network: nn.Module, names: Sequence[str], *, given: Mapping[str, Explainer] | None = None
+) -> dict[str, Explainer]:
     """Explainers of a network by name, in the order of :data:`EXPLAINERS`.
 
     Args:
         network: the network.
         names: of :data:`EXPLAINERS`; ``all`` stands for those that the network allows.
+        given: explainers of this network by name, taken as they are instead of another of that name.
 
     Raises:
         ValueError: an unknown name, or one that the network does not allow (``all``: it allows none).
@@ -71,12 +74,13 @@ def make_explainers(network: nn.Module, names: Sequence[str]) -> dict[str, Expla
     unknown = [name for name in names if name not in (*EXPLAINERS, "all")]
     if unknown:
         raise ValueError(f"an explanation must be one of {', '.join(EXPLAINERS)} or all, got {unknown[0]!r}")
+    given = given or {}
     made: dict[str, Explainer] = {}
     refusal: ValueError | None = None
     for name, make in EXPLAINERS.items():
         if name in names or "all" in names:
             try:
-                made[name] = make(network)
+                made[name] = given[name] if name in given else make(network)
             except ValueError as error:
                 refusal = error
                 if name in names:

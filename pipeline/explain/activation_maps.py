@@ -81,8 +81,8 @@ class ClassActivationMap(FeatureExplainer):
     name = "cam"
     method = "class activation map (CAM)"
     shows = (
-        "How much each place of the last, coarse feature map adds to the answered class's score; the weakest shade may "
-        "speak against it. One value covers a large block of the scan, smoothed for display."
+        "How much each place of the last, coarse feature map adds to the answered class's score, from what speaks most "
+        "against it to what speaks most for it."
     )
     _needs_gradients = False
 
@@ -103,9 +103,8 @@ class GradCAM(FeatureExplainer):
     name = "gradcam"
     method = "Grad-CAM"
     shows = (
-        "What in the last, coarse feature map raises the answered class's score, by its gradient; what speaks against "
-        "the class is left out. In a network that ends in average pooling and one linear layer it is CAM's positive "
-        "part."
+        "What in the last, coarse feature map raises the answered class's score, by its gradient, and nothing of what "
+        "lowers it; in a network that ends in average pooling and one linear layer, CAM's positive part."
     )
 
     def _weigh(self, seen: OnePass, images: torch.Tensor) -> torch.Tensor:
@@ -121,8 +120,8 @@ class GradCAMPlusPlus(FeatureExplainer):
     name = "gradcam++"
     method = "Grad-CAM++"
     shows = (
-        "As Grad-CAM, but only feature channels that raise the score count, and those that answer at many places count "
-        "less for each: it tends to cover all of several findings, and also what is no finding."
+        "As Grad-CAM, but from those channels alone that raise the answered class's score, meant to cover several "
+        "findings rather than the strongest; what those channels see elsewhere shows too."
     )
 
     def _weigh(self, seen: OnePass, images: torch.Tensor) -> torch.Tensor:

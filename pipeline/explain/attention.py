@@ -25,8 +25,8 @@ class AttentionMap:
     name = "attention"
     method = "attention map of the first attention module"
     shows = (
-        "Where the first attention module lets features pass more strongly. It is the same for every class, so it "
-        "tells where the network looks, not what speaks for its answer."
+        "Where the first attention module lets features pass more strongly; it knows no class, so it tells where the "
+        "network looks, not what speaks for its answer."
     )
 
     def __init__(self, network: nn.Module) -> None:

@@ -34,12 +34,12 @@ def write_maps(study: Study, maps: Maps, folder: str | Path) -> list[str]:
 
     Args:
         study: the study; its image's shape is every map's.
-        maps: lungs, heat map and infection, each uint8 or None.
+        maps: lungs, heat map and infection, each uint8 or None; further heat maps by name.
         folder: the study's folder of results.
 
     Returns:
-        The names written: ``lungs.nii.gz``, ``heat_map.nii.gz``, ``infection.nii.gz`` for what has three
-        dimensions; ``.png`` for pictures (lungs 0, 1, 2; heat map 0..255; infection 0, 255).
+        The names written: ``lungs.nii.gz``, ``heat_map.nii.gz``, ``infection.nii.gz`` and ``heat_map_NAME.nii.gz``
+        for what has three dimensions; ``.png`` for pictures (lungs 0, 1, 2; heat maps 0..255; infection 0, 255).
 
     Raises:
         OutputError: a file cannot be written.
@@ -47,14 +47,16 @@ def write_maps(study: Study, maps: Maps, folder: str | Path) -> list[str]:
     """
     folder = Path(folder)
     names: list[str] = []
-    for name, array in (("lungs", maps.lungs), ("heat_map", maps.heat_map), ("infection", maps.infection)):
+    further = ((f"heat_map_{name}", array) for name, array in maps.more_heat_maps.items())
+    one_each = (("lungs", maps.lungs), ("heat_map", maps.heat_map), ("infection", maps.infection))
+    for name, array in (*one_each, *further):
         if array is None:
             continue
         if study.image.ndim == 2:
             _write_png(array * np.uint8(255) if name == "infection" else array, study, folder / f"{name}.png")
             names.append(f"{name}.png")
         else:
-            scale = HEAT_SCALE if name == "heat_map" else None
+            scale = HEAT_SCALE if name.startswith("heat_map") else None
             write_map(array, study, folder / f"{name}.nii.gz", scale=scale)
             names.append(f"{name}.nii.gz")
     return names

@@ -64,7 +64,7 @@ def montage(display: Display, plane: View) -> tuple[Image.Image, list[int]]:
         indices.reverse()
     columns = min(columns, len(indices))
     rows = math.ceil(len(indices) / columns)
-    tiles = [_tile(display, plane, index) for index in indices]
+    tiles = [draw_plane(display, plane, index) for index in indices]
     width, height = tiles[0].size
     gap = 4
     sheet = Image.new("RGB", (columns * (width + gap) - gap, rows * (height + gap) - gap))
@@ -80,8 +80,8 @@ def plane_of(array: np.ndarray, plane: View, index: int) -> np.ndarray:
     return cut if plane.axis == 0 else cut[::-1]
 
 
-def _tile(display: Display, plane: View, index: int) -> Image.Image:
-    """One plane at its true aspect, overlaid and marked."""
+def draw_plane(display: Display, plane: View, index: int) -> Image.Image:
+    """One plane (RGB) at its true aspect, overlaid and marked."""
     grey = display.grey(np.ascontiguousarray(plane_of(display.image, plane, index)))
     row_mm, column_mm = (mm for axis, mm in enumerate(display.spacing) if axis != plane.axis)
     height_mm, width_mm = grey.shape[0] * row_mm, grey.shape[1] * column_mm

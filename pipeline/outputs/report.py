@@ -17,10 +17,11 @@ from typing import Any
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
+from PIL import Image
 
 from pneumonai.pipeline.outputs import report_content as content
 from pneumonai.pipeline.outputs.files import write_bytes
-from pneumonai.pipeline.outputs.pictures import HEAT_OPACITY, INFECTION_RGB, montage
+from pneumonai.pipeline.outputs.pictures import HEAT_OPACITY, INFECTION_RGB, draw_plane, montage
 from pneumonai.pipeline.outputs.sprites import (
     data_address,
     encode_heat_map,
@@ -28,7 +29,7 @@ from pneumonai.pipeline.outputs.sprites import (
     encode_labels,
     shown_slices,
 )
-from pneumonai.pipeline.outputs.views import Display, display_of, heat_colours, telling_slices
+from pneumonai.pipeline.outputs.views import Display, display_of, heat_colours, telling_plane, telling_slices
 from pneumonai.pipeline.result import Maps, Result
 from pneumonai.pipeline.study import Study
 
@@ -65,6 +66,8 @@ def write_report(study: Study, result: Result, maps: Maps, path: str | Path) -> 
             data=data,
             planes=display.planes,
             stills=stills.result(),
+            explanation=content.main_explanation(result),
+            side_by_side=_side_by_side(study, result, maps),
             tilt=display.tilt_degrees if display.tilt_degrees > _TILT_WORTH_TELLING else None,
             gradient=_gradient(),
             infection_colour="#{:02x}{:02x}{:02x}".format(*INFECTION_RGB),
@@ -130,15 +133,42 @@ def _stills(display: Display) -> list[dict[str, str]]:
         if plane.name == "sagittal" and len(display.planes) == 3:
             continue
         sheet, indices = montage(display, plane)
-        stream = io.BytesIO()
-        sheet.save(stream, format="JPEG", quality=80)
         if plane.name == "picture":
             words = "The picture with what is laid over"
         else:
             numbers = ", ".join(str(index + 1) for index in indices)
             words = f"{plane.name.capitalize()} planes {numbers} of {display.image.shape[plane.axis]}"
-        stills.append({"src": data_address(stream.getvalue(), "JPEG"), "words": words})
+        stills.append({"src": _jpeg(sheet), "words": words})
     return stills
+
+
+def _side_by_side(study: Study, result: Result, maps: Maps) -> list[dict[str, Any]]:
+    """Every heat map over the same planes, each with its name and what it shows; nothing where there is one only."""
+    if not maps.more_heat_maps:
+        return []
+    heat_maps = [maps.heat_map, *maps.more_heat_maps.values()]
+    displays = [display_of(study, Maps(lungs=maps.lungs, heat_map=heat_map)) for heat_map in heat_maps]
+    planes = [plane for plane in displays[0].planes if plane.name != "sagittal"] or displays[0].planes
+    chosen = [(plane, telling_plane(displays, plane.axis)) for plane in planes]
+    described = {one["name"]: one for one in (result.explanation or {}).get("maps", [])}
+    columns: list[dict[str, Any]] = []
+    for display, name in zip(displays, [next(iter(described), "own"), *maps.more_heat_maps], strict=True):
+        one = described.get(name, {"method": name, "shows": ""})
+        stills = [
+            {
+                "src": _jpeg(draw_plane(display, plane, index)),
+                "words": f"{one['method']} over {plane.name} plane {index + 1} of {display.image.shape[plane.axis]}",
+            }
+            for plane, index in chosen
+        ]
+        columns.append({"method": one["method"], "shows": one["shows"], "stills": stills})
+    return columns
+
+
+def _jpeg(picture: Image.Image) -> str:
+    stream = io.BytesIO()
+    picture.save(stream, format="JPEG", quality=80)
+    return data_address(stream.getvalue(), "JPEG")
 
 
 def _gradient() -> list[dict[str, Any]]:

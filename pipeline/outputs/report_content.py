@@ -151,7 +151,18 @@ def density_chart(result: Result, width: float = 600.0, height: float = 140.0) -
 def file_links(result: Result) -> list[dict[str, str]]:
     """The files beside the report: relative address, name, what is in it."""
     names = [name for name in result.files if name != "report.html"]
-    return [{"href": quote(name), "name": name, "words": _FILE_WORDS.get(name, "")} for name in names]
+    grid = "the scan's grid" if result.study.get("kind", "volume") == "volume" else "the picture's grid"
+    maps = (result.explanation or {}).get("maps", [])
+    words = {one["file"]: f"{one['method']} on {grid}" for one in maps} | _FILE_WORDS
+    return [{"href": quote(name), "name": name, "words": words.get(name, "")} for name in names]
+
+
+def main_explanation(result: Result) -> str:
+    """What the heat map in the viewer shows, in words; its method alone where no more is known."""
+    explanation = result.explanation or {}
+    method = str(explanation.get("method", ""))
+    shows = str((explanation.get("maps") or [{}])[0].get("shows") or "")
+    return " ".join(text for text in (f"{method[:1].upper()}{method[1:]}.", shows) if text != ".")
 
 
 def timing_rows(result: Result) -> list[tuple[str, str]]:

@@ -7,6 +7,7 @@ by the axes nearest to the body's; oblique scans keep their own planes and the t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -171,12 +172,35 @@ def telling_slices(display: Display, axis: int, count: int) -> list[int]:
     return sorted(chosen)
 
 
+def telling_plane(displays: Sequence[Display], axis: int) -> int:
+    """The one plane along an axis in which the heat maps of several displays of a study are strongest together.
+
+    Each map counts the same, and inside the lungs only where they are known; the middle where no map has anything.
+    """
+    thin = _every_fourth(displays[0], axis)
+    others = tuple(a for a in range(3) if a != axis)
+    together = np.zeros(displays[0].image.shape[axis])
+    for display in displays:
+        if display.heat_map is None:
+            continue
+        heat = display.heat_map[thin] if display.lungs is None else display.heat_map[thin] * (display.lungs[thin] > 0)
+        scores = heat.sum(axis=others, dtype=np.int64)
+        together += scores / max(1, scores.max())
+    return int(np.argmax(together)) if together.any() else len(together) // 2
+
+
+def _every_fourth(display: Display, axis: int) -> tuple[slice, ...]:
+    """Every plane along an axis, every fourth voxel within it along the axes that are long enough."""
+    shape = display.image.shape
+    return tuple(slice(None) if a == axis or shape[a] < 32 else slice(None, None, 4) for a in range(3))
+
+
 def _plane_scores(display: Display, axis: int) -> np.ndarray | None:
     """Sum of the first map that has something, a plane each, from every fourth voxel within the plane."""
     for array in (display.infection, display.heat_map, display.lungs):
         if array is None:
             continue
-        thin = tuple(slice(None) if a == axis or array.shape[a] < 32 else slice(None, None, 4) for a in range(3))
+        thin = _every_fourth(display, axis)
         others = tuple(a for a in range(3) if a != axis)
         weighted = array[thin] > 0 if array is not display.heat_map else array[thin]
         scores: np.ndarray = weighted.sum(axis=others, dtype=np.int64)

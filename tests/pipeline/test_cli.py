@@ -69,6 +69,12 @@ def test_a_missing_input_is_named_in_one_line(
     assert not (tmp_path / "out").exists()
 
 
+def test_the_explanations_on_offer_are_those_that_there_are() -> None:
+    from pneumonai.pipeline.explain import EXPLAINERS
+
+    assert [method.value for method in cli.Explanation] == [*EXPLAINERS, "all"]
+
+
 def test_bundle_list_as_json(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     code, out, _ = run("bundle", "list", "--json", capsys=capsys, monkeypatch=monkeypatch)
     assert code == 0

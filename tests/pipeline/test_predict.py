@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import nibabel as nib
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from pneumonai.pipeline.batch import run_batch
 from pneumonai.pipeline.bundle import find_bundle, inference_config
 from pneumonai.pipeline.errors import BundleError, OutputError, StudyError
 from pneumonai.pipeline.model import Model
+from pneumonai.pipeline.outputs.result_json import result_schema
 from pneumonai.pipeline.predict import Options, answer, open_for, predict_study, prepare
 from pneumonai.pipeline.sources import find_studies
 
@@ -165,6 +167,70 @@ def test_resume_skips_what_is_answered_and_only_that(
     path.write_text(path.read_text().replace('"small_bundle"', '"another"'))
     with pytest.raises(OutputError, match="another bundle"):
         batch(studies, small_bundle, output, model, resume=True)
+
+
+def test_other_explanations_lie_beside_the_bundle_s_own(small_study: Path, model: Model, tmp_path: Path) -> None:
+    passes: list[int] = []
+    handle = model.network.classifier.register_forward_hook(lambda *_: passes.append(1))
+    plain = predict_study(small_study, model=model, output=tmp_path / "plain")
+    assert len(passes) == 1  # the default explanation costs no second pass
+    explained = predict_study(
+        small_study, model=model, output=tmp_path / "all", options=Options(explain=("gradcam++", "all"))
+    )
+    handle.remove()
+    assert explained.classes == plain.classes
+    for result, folder in ((plain, "plain"), (explained, "all")):
+        jsonschema.validate(json.loads((tmp_path / folder / "chest" / "result.json").read_text()), result_schema())
+        assert result.explanation is not None
+        assert result.explanation["files"] == [one["file"] for one in result.explanation["maps"]]
+        assert result.explanation["method"] == result.explanation["maps"][0]["method"]
+    assert plain.explanation is not None
+    assert explained.explanation is not None
+    assert plain.explanation["files"] == ["heat_map.nii.gz"]
+    files = ["heat_map", "heat_map_cam", "heat_map_gradcam", "heat_map_gradcam++"]
+    assert explained.explanation["files"] == [f"{name}.nii.gz" for name in files]
+    maps = [np.asarray(nib.load(tmp_path / "all" / "chest" / f"{name}.nii.gz").dataobj) for name in files]
+    own = np.asarray(nib.load(tmp_path / "plain" / "chest" / "heat_map.nii.gz").dataobj)
+    np.testing.assert_array_equal(maps[0], own)
+    lungs = np.asarray(nib.load(tmp_path / "all" / "chest" / "lungs.nii.gz").dataobj)
+    for made in maps[1:]:
+        assert made.shape == own.shape
+        assert not made[:, :, ~lungs.any(axis=(0, 1))].any()
+        assert not np.array_equal(made, own)
+    assert "Explanations side by side" in (tmp_path / "all" / "chest" / "report.html").read_text()
+    assert not any(layer._forward_hooks for layer in model.network.features.modules())
+
+
+def test_an_explanation_that_the_network_does_not_allow_is_refused(
+    small_study: Path, small_bundle: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "plain"
+    shutil.copytree(small_bundle, copy)
+    path = copy / "configs" / "inference.json"
+    config = json.loads(path.read_text())
+    config["explainer"]["_target_"] = "pneumonai.pipeline.explain.ClassActivationMap"
+    path.write_text(json.dumps(config))
+    model = Model(find_bundle(copy), device="cpu", precision="fp32")
+    assert list(model.more_explainers(["all"])) == ["attention", "gradcam", "gradcam++"]
+    assert model.more_explainers(["all"]) is model.more_explainers(["all"])  # and hooks are put once
+    assert list(model.more_explainers(["cam"])) == []
+    with pytest.raises(BundleError, match="plain: an explanation must be one of attention, cam"):
+        predict_study(small_study, model=model, options=Options(explain=("lime",)))
+
+
+def test_resume_knows_which_explanations_there_are(
+    small_phantom: Any, small_bundle: Path, model: Model, tmp_path: Path
+) -> None:
+    save(small_phantom.image, small_phantom.affine, tmp_path / "studies" / "one.nii.gz")
+
+    def skipped(*explain: str) -> bool:
+        options = Options(report=False, explain=explain)
+        sources, bundle = find_studies([tmp_path / "studies"]), find_bundle(small_bundle)
+        (outcome,) = run_batch(sources, bundle, tmp_path / "out", options, lambda: model, resume=True)
+        assert outcome.error is None
+        return outcome.skipped
+
+    assert [skipped(), skipped("cam"), skipped("cam")] == [False, False, True]
 
 
 def test_identifiers_are_written_only_when_asked_for(

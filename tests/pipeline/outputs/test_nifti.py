@@ -57,7 +57,10 @@ def test_a_heat_map_is_stored_as_bytes_and_read_as_0_to_1(tmp_path: Path) -> Non
     study = random_study(np.random.default_rng(3))
     heat = np.zeros(study.image.shape, np.uint8)
     heat[0, 0, 0], heat[1, 2, 3] = 255, 51
-    assert write_maps(study, Maps(heat_map=heat), tmp_path) == ["heat_map.nii.gz"]
+    further = {"gradcam++": heat[::-1]}
+    names = ["heat_map.nii.gz", "heat_map_gradcam++.nii.gz"]
+    assert write_maps(study, Maps(heat_map=heat, more_heat_maps=further), tmp_path) == names
+    assert nib.load(tmp_path / names[1]).get_fdata()[-1, 0, 0] == pytest.approx(1.0)
     back = nib.load(tmp_path / "heat_map.nii.gz")
     assert back.header.get_data_dtype() == np.uint8
     values = back.get_fdata()

@@ -106,6 +106,35 @@ def test_text_from_files_is_escaped(tmp_path: Path) -> None:
     assert page.count("</script>") == 2
 
 
+def test_several_heat_maps_stand_side_by_side_with_what_they_show(tmp_path: Path) -> None:
+    study = ct_study()
+    maps = ct_maps(study)
+    result = full_result(study, maps)
+    assert "side by side" not in written(tmp_path, study, result, maps)
+    maps.more_heat_maps = {"cam": maps.lungs, "<b>": maps.lungs}
+    result.files = ["heat_map.nii.gz", "heat_map_cam.nii.gz"]
+    result.explanation = {
+        "method": "attention map",
+        "files": result.files,
+        "maps": [
+            {"name": "attention", "method": "attention map", "shows": "Where it looks.", "file": "heat_map.nii.gz"},
+            {"name": "cam", "method": "CAM", "shows": "What <speaks> for it.", "file": "heat_map_cam.nii.gz"},
+        ],
+    }
+    page = written(tmp_path, study, result, maps)
+    assert "Heat map: Attention map. Where it looks. It is coarse" in page
+    section = page.split("Explanations side by side", 1)[1].split("</section>", 1)[0]
+    assert [words for words in re.findall(r'alt="([^"]+)"', section) if "CAM" in words] == [
+        "CAM over axial plane 5 of 16",
+        "CAM over coronal plane 11 of 40",
+    ]
+    assert section.count("<figure>") == 3
+    assert "<b>CAM</b>" in section
+    assert "What &lt;speaks&gt; for it." in section
+    assert "<b>&lt;b&gt;</b>" in section
+    assert 'heat_map_cam.nii.gz</a> <span class="soft">CAM on the scan&#39;s grid</span>' in page
+
+
 @pytest.mark.parametrize("given", ["nothing", "lungs", "heat_map", "infection"])
 def test_what_is_not_there_is_left_out(tmp_path: Path, given: str) -> None:
     study = ct_study()

@@ -39,7 +39,14 @@ def full_result() -> Result:
         boxes=[{"x": 1, "y": 2, "width": 3.5, "height": 4, "score": 0.9}],
         hu_histogram={"edges": [-1000, 0, 100], "counts": np.array([3, 4])},
         truth={"dice": 0.9, "precision": None, "recall": 1.0},
-        explanation={"method": "Grad-CAM", "files": ["heat_map.nii.gz"]},
+        explanation={
+            "method": "Grad-CAM",
+            "files": ["heat_map.nii.gz"],
+            "maps": [
+                {"name": "gradcam", "method": "Grad-CAM", "shows": "A.", "file": "heat_map.nii.gz"},
+                {"name": "cam", "method": "CAM", "shows": "B.", "file": None},
+            ],
+        },
         warnings=["lungs cut off"],
         files=["result.json", "pictures/axial.png"],
         timing_s={"read": 0.5},
@@ -80,6 +87,7 @@ def test_a_full_and_an_empty_result_are_valid_and_come_back(tmp_path: Path) -> N
         ("files", ["/root/heat_map.nii.gz"]),
         ("files", ["../other/heat_map.nii.gz"]),
         ("refer", "yes"),
+        ("explanation", {"method": "CAM", "files": [], "maps": [{"name": "cam"}]}),
         ("study", {"id": "s"}),
     ],
 )

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from pneumonai.pipeline.outputs.pictures import plane_of
-from pneumonai.pipeline.outputs.views import PLANES, display_of, heat_colours, telling_slices
+from pneumonai.pipeline.outputs.views import PLANES, display_of, heat_colours, telling_plane, telling_slices
 from pneumonai.pipeline.result import Maps
 from pneumonai.pipeline.study import InputKind, Modality, Study
 
@@ -107,6 +107,19 @@ def test_telling_slices_prefer_infection_then_heat_then_lung() -> None:
     assert set(found) <= set(range(5, 35))
     assert min(np.diff(found)) >= 5
     assert telling_slices(display_of(study, Maps(heat_map=np.zeros_like(heat))), 0, 4) == [4, 14, 24, 34]
+
+
+def test_the_telling_plane_of_several_maps_is_where_they_are_strong_together_inside_the_lungs() -> None:
+    study = Study("s", "s", Modality.CT, InputKind.VOLUME, np.zeros((16, 16, 40), np.int16), np.diag([-1, -1, 1, 1.0]))
+    lungs, one, two = (np.zeros((16, 16, 40), np.uint8) for _ in range(3))
+    lungs[:, :8, 5:35] = 1
+    one[..., 38], one[:, :8, 10], one[:, :8, 20] = 255, 100, 60
+    two[..., 2], two[:, :8, 20], two[:, :8, 30] = 255, 10, 9
+    with_lungs = [display_of(study, Maps(lungs=lungs, heat_map=heat)) for heat in (one, two)]
+    assert telling_plane(with_lungs[:1], 0) == 10
+    assert telling_plane(with_lungs, 0) == 20
+    assert telling_plane([display_of(study, Maps(heat_map=one))], 0) == 38
+    assert telling_plane([display_of(study, Maps(heat_map=np.zeros_like(one)))], 0) == 20
 
 
 def test_a_map_of_another_shape_is_refused() -> None:
