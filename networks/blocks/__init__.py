@@ -12,12 +12,14 @@ from pneumonai.networks.blocks.channel_spatial_attention import (
     MeanMaxChannelAttention,
     SpatialAttention,
 )
+from pneumonai.networks.blocks.fusa import FUSA
 from pneumonai.networks.blocks.non_local import NonLocal
 from pneumonai.networks.blocks.residual_unit import PreActivationBottleneck
 
 __all__ = [
     "ATTENTION_ACTIVATIONS",
     "CHANNEL_SPATIAL_ATTENTION",
+    "FUSA",
     "AttentionMask",
     "AttentionModule",
     "ChannelActivation",

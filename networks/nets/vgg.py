@@ -1,0 +1,109 @@
+"""VGG-16 and VGG-19 with torchvision's parameter names, for two and three spatial dimensions."""
+
+from __future__ import annotations
+
+import torch
+from monai.networks.layers.factories import Conv, Pool
+from torch import nn
+
+from pneumonai.networks.nets.resnet import check_arguments
+
+#: Convolutions in each of the five blocks by depth.
+DEPTHS: dict[int, tuple[int, int, int, int, int]] = {16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
+
+
+class VGG(nn.Module):
+    """VGG without batch normalisation, as torchvision builds it (MONAI has none).
+
+    Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition",
+    https://arxiv.org/abs/1409.1556, configurations D and E::
+
+        block 1   2 convolutions, pool       C    1/2 of the input's size
+        block 2   2 convolutions, pool       2 C  1/4
+        block 3   3 or 4 convolutions, pool  4 C  1/8
+        block 4   3 or 4 convolutions, pool  8 C  1/16   stage 4: before its pool, 1/8
+        block 5   3 or 4 convolutions, pool  8 C  1/32   stage 5: before its pool, 1/16; stage 6: after it
+        avgpool (to 7 positions a side), classifier: 64 C, 64 C, num_classes
+
+    Convolutions are 3x3 with bias, a ReLU after each. In 2D with C = 64, three input channels and 1,000 classes the
+    state dict has torchvision's names and shapes; it has 138,357,544 (16) and 143,667,240 (19) parameters. Differs
+    from the paper as torchvision's does: the last map is averaged to 7 positions a side, so that any size from 32 up
+    works.
+
+    Args:
+        spatial_dims: 2 or 3.
+        in_channels: channels of the input.
+        num_classes: how many logits; 0 leaves the classifier out, and ``forward`` gives the flattened averaged map.
+        depth: 16 or 19.
+        base_channels: width C of the first block.
+
+    Raises:
+        ValueError: when an argument is none of these.
+
+    Attributes:
+        out_channels: channels of the maps of stages 4, 5 and 6 (strides 8, 16, 32).
+    """
+
+    def __init__(
+        self, spatial_dims: int, in_channels: int, num_classes: int, *, depth: int, base_channels: int = 64
+    ) -> None:
+        super().__init__()
+        if depth not in DEPTHS:
+            raise ValueError(f"depth must be one of {', '.join(map(str, DEPTHS))}, got {depth}.")
+        check_arguments(spatial_dims, in_channels, num_classes, base_channels)
+        widths = [base_channels * factor for factor in (1, 2, 4, 8, 8)]
+        self.out_channels: tuple[int, int, int] = (widths[3], widths[4], widths[4])
+        layers: list[nn.Module] = []
+        pools = []
+        channels = in_channels
+        for width, count in zip(widths, DEPTHS[depth], strict=True):
+            for _ in range(count):
+                layers += [
+                    Conv[Conv.CONV, spatial_dims](channels, width, kernel_size=3, padding=1),
+                    nn.ReLU(inplace=True),
+                ]
+                channels = width
+            pools.append(len(layers))
+            layers.append(Pool[Pool.MAX, spatial_dims](kernel_size=2, stride=2))
+        self.features = nn.Sequential(*layers)
+        self.stage_ends = (pools[3], pools[4])
+        self.avgpool = Pool[Pool.ADAPTIVEAVG, spatial_dims]((7,) * spatial_dims)
+        hidden = 64 * base_channels
+        self.classifier: nn.Module = (
+            nn.Sequential(
+                nn.Linear(widths[4] * 7**spatial_dims, hidden),
+                nn.ReLU(inplace=True),
+                nn.Dropout(),
+                nn.Linear(hidden, hidden),
+                nn.ReLU(inplace=True),
+                nn.Dropout(),
+                nn.Linear(hidden, num_classes),
+            )
+            if num_classes
+            else nn.Identity()
+        )
+        for module in self.modules():
+            if isinstance(module, Conv[Conv.CONV, spatial_dims]):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, 0, 0.01)
+                nn.init.zeros_(module.bias)
+
+    def forward_features(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Map ``[B, in_channels, *spatial]`` to the maps of stages 4, 5 and 6.
+
+        Their channels are ``out_channels``, their sizes ``floor(spatial / stride)`` with strides 8, 16, 32.
+        """
+        stage_4 = stage_5 = x
+        for index, layer in enumerate(self.features):
+            if index == self.stage_ends[0]:
+                stage_4 = x
+            if index == self.stage_ends[1]:
+                stage_5 = x
+            x = layer(x)
+        return stage_4, stage_5, x
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map ``[B, in_channels, *spatial]``, each side at least 32, to logits ``[B, num_classes]``."""
+        return self.classifier(self.avgpool(self.forward_features(x)[2]).flatten(1))
