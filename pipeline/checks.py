@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from pneumonai.pipeline.errors import StudyError
+from pneumonai.pipeline.image_checks import look
 from pneumonai.pipeline.study import InputKind, Modality, Study
 
 MIN_SLICES = 10
@@ -15,6 +16,9 @@ PIXEL_MM = (0.1, 10.0)
 MAX_SLICE_MM = 20.0
 THICK_SLICE_MM = 5.5
 MIN_PICTURE = 64
+TILT_DEGREES = 5.0
+USUAL_LUNGS_ML = 1500.0
+LEAST_SHARE = 0.38
 _NAMES = {Modality.CT: "a CT", Modality.CXR: "a chest X-ray"}
 
 
@@ -45,7 +49,36 @@ def check(
     if study.kind is InputKind.PICTURE:
         return _check_picture(study)
     _check_hounsfield(study)
-    return _check_geometry(study, input_kind)
+    warnings = _check_geometry(study, input_kind)
+    if study.kind is InputKind.VOLUME and input_kind is InputKind.VOLUME and not study.assumed_geometry:
+        warnings += look(study.image, study.affine)
+    return warnings
+
+
+def check_lungs(lungs: np.ndarray, voxel_ml: float | None) -> list[str]:
+    """Warnings, in words, about lungs that are small or far from alike.
+
+    Args:
+        lungs: 0, 1 right, 2 left.
+        voxel_ml: volume of a voxel; None where it is not known, then nothing is said of the volume.
+    """
+    counts = np.bincount(lungs.ravel(), minlength=3)[1:3]
+    total = int(counts.sum())
+    if not total:
+        return []
+    warnings = []
+    side, share = ("right", counts[0] / total) if counts[0] < counts[1] else ("left", counts[1] / total)
+    if share < LEAST_SHARE:
+        warnings.append(
+            f"the {side} lung has only {100 * share:.0f} % of the lung found: part of it is lost, collapsed or was not "
+            "found; look at the lung mask"
+        )
+    if voxel_ml is not None and total * voxel_ml < USUAL_LUNGS_ML:
+        warnings.append(
+            f"only {total * voxel_ml:.0f} ml of lung: a child, a scan in expiration, or lung that was not found; "
+            "look at the lung mask"
+        )
+    return warnings
 
 
 def _check_kind(study: Study, modality: Modality, input_kind: InputKind) -> None:
@@ -143,4 +176,9 @@ def _check_geometry(study: Study, input_kind: InputKind) -> list[str]:
         warnings.append(f"the slices cover only {count * between:.0f} mm from head to foot")
     if between > THICK_SLICE_MM:
         warnings.append(f"thick slices ({between:.1f} mm): small findings may not show")
+    tilt = float(np.degrees(np.arccos(np.clip(np.abs(directions / spacing).max(axis=0).min(), 0, 1))))
+    if tilt > TILT_DEGREES:
+        warnings.append(
+            f"the scan lies {tilt:.0f} degrees oblique, and is answered as it lies; reformat it to axial slices"
+        )
     return warnings

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pneumonai.pipeline.checks import check
+from pneumonai.pipeline.checks import check, check_lungs
 from pneumonai.pipeline.errors import StudyError
 from pneumonai.pipeline.study import InputKind, Modality, Study, open_checked
 
@@ -39,8 +39,11 @@ def refusal(given: Study, **wanted: str) -> str:
 GREY = np.arange(100 * 100).reshape(100, 100) % 256
 
 
+FEW = "only 24 slices through the lungs: small findings may not show; send the thinner series if there is one"
+
+
 def test_a_chest_ct_passes_with_a_note_on_its_length() -> None:
-    assert check(study()) == ["the slices cover only 120 mm from head to foot"]
+    assert check(study()) == ["the slices cover only 120 mm from head to foot", FEW]
     assert check(study(np.repeat(CHEST, 2, axis=2))) == []
     assert check(study(), input_kind="slice") == []
     assert check(picture(GREY), modality="CXR", input_kind="picture") == []
@@ -104,7 +107,30 @@ def test_the_head_foot_axis_is_found_whatever_the_order_of_axes() -> None:
     assert warnings == [
         "the slices cover only 144 mm from head to foot",
         "thick slices (6.0 mm): small findings may not show",
+        FEW,
     ]
+
+
+def test_an_oblique_header_is_told() -> None:
+    def turned(degrees: float) -> np.ndarray:
+        cos, sin = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
+        turn = np.array([[1, 0, 0, 0], [0, cos, -sin, 0], [0, sin, cos, 0], [0, 0, 0, 1]])
+        return turn @ AFFINE
+
+    tall = np.repeat(CHEST, 2, axis=2)
+    assert check(study(tall, turned(4.9))) == []
+    assert check(study(tall, turned(-12))) == [
+        "the scan lies 12 degrees oblique, and is answered as it lies; reformat it to axial slices"
+    ]
+
+
+def test_lungs_that_are_small_or_unlike() -> None:
+    lungs = np.zeros((10, 10, 10), np.uint8)
+    lungs[:5], lungs[5:] = 1, 2
+    assert check_lungs(lungs, 4.0) == check_lungs(lungs, None) == check_lungs(0 * lungs, 1.0) == []
+    assert check_lungs(lungs, 1.4)[0].startswith("only 1400 ml of lung:")
+    lungs[:5, :5] = 0  # 250 of 750
+    assert check_lungs(lungs, None)[0].startswith("the right lung has only 33 % of the lung found:")
 
 
 def test_small_and_empty_pictures() -> None:
