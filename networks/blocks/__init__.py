@@ -12,6 +12,8 @@ from pneumonai.networks.blocks.channel_spatial_attention import (
     MeanMaxChannelAttention,
     SpatialAttention,
 )
+from pneumonai.networks.blocks.cid import CID
+from pneumonai.networks.blocks.dspp import DSPP
 from pneumonai.networks.blocks.fusa import FUSA
 from pneumonai.networks.blocks.non_local import NonLocal
 from pneumonai.networks.blocks.residual_unit import PreActivationBottleneck
@@ -19,6 +21,8 @@ from pneumonai.networks.blocks.residual_unit import PreActivationBottleneck
 __all__ = [
     "ATTENTION_ACTIVATIONS",
     "CHANNEL_SPATIAL_ATTENTION",
+    "CID",
+    "DSPP",
     "FUSA",
     "AttentionMask",
     "AttentionModule",

@@ -10,6 +10,8 @@ from torch import nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional as F
 
+from pneumonai.networks.blocks.residual_backbone import check_arguments
+
 #: Elements that :class:`_Gated` works on at a time: on a CPU what stays in a core's cache, elsewhere a bound of memory.
 CPU_BLOCK = 2**17
 DEVICE_BLOCK = 2**25
@@ -47,10 +49,7 @@ class FUSA(nn.Module):
 
     def __init__(self, spatial_dims: int, channels: int) -> None:
         super().__init__()
-        if spatial_dims not in (2, 3):
-            raise ValueError(f"spatial_dims must be 2 or 3, got {spatial_dims}.")
-        if channels < 1:
-            raise ValueError(f"channels must be at least 1, got {channels}.")
+        check_arguments(spatial_dims, channels=channels)
         conv = Conv[Conv.CONV, spatial_dims]
         self.channel = nn.Linear(2 * channels, channels)
         self.spatial = conv(2, 1, kernel_size=1)

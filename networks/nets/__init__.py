@@ -1,6 +1,7 @@
 """The networks, one file a family."""
 
 from pneumonai.networks.nets.covnet import CovNet
+from pneumonai.networks.nets.dspp_cid import DSPPCIDNet
 from pneumonai.networks.nets.fusa_resnet import FUSAResNet
 from pneumonai.networks.nets.fusa_resunet import FUSAResUNet
 from pneumonai.networks.nets.mobilenet_v2 import MobileNetV2
@@ -9,4 +10,14 @@ from pneumonai.networks.nets.residual_network import ResidualNetwork
 from pneumonai.networks.nets.resnet import ResNet
 from pneumonai.networks.nets.vgg import VGG
 
-__all__ = ["NLRAN", "VGG", "CovNet", "FUSAResNet", "FUSAResUNet", "MobileNetV2", "ResNet", "ResidualNetwork"]
+__all__ = [
+    "NLRAN",
+    "VGG",
+    "CovNet",
+    "DSPPCIDNet",
+    "FUSAResNet",
+    "FUSAResUNet",
+    "MobileNetV2",
+    "ResNet",
+    "ResidualNetwork",
+]

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from pneumonai.networks.blocks.fusa import FUSA
+from pneumonai.networks.blocks.residual_backbone import check_arguments
 
 
 class FUSAResidual(nn.Module):
@@ -82,11 +83,7 @@ class FUSAResUNet(nn.Module):
         fusa: bool = True,
     ) -> None:
         super().__init__()
-        if spatial_dims not in (2, 3):
-            raise ValueError(f"spatial_dims must be 2 or 3, got {spatial_dims}.")
-        for name, value in (("in_channels", in_channels), ("out_channels", out_channels)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}.")
+        check_arguments(spatial_dims, in_channels=in_channels, out_channels=out_channels)
         widths = tuple(channels)
         if len(widths) != 5 or min(widths) < 1:
             raise ValueError(f"channels must be five widths of at least 1, got {channels}.")

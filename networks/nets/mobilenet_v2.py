@@ -6,7 +6,7 @@ import torch
 from monai.networks.layers.factories import Conv, Norm, Pool
 from torch import nn
 
-from pneumonai.networks.nets.resnet import check_arguments
+from pneumonai.networks.blocks.residual_backbone import check_arguments
 
 #: Expansion, channels, blocks and stride of each group of inverted residuals (paper, Table 2).
 GROUPS = (
@@ -103,7 +103,8 @@ class MobileNetV2(nn.Module):
 
     def __init__(self, spatial_dims: int, in_channels: int, num_classes: int, *, width_mult: float = 1.0) -> None:
         super().__init__()
-        check_arguments(spatial_dims, in_channels, num_classes)
+        # 0 classes are allowed: they leave the classifier out.
+        check_arguments(spatial_dims, in_channels=in_channels, num_classes=num_classes or 1)
         if width_mult <= 0:
             raise ValueError(f"width_mult must be above 0, got {width_mult}.")
         channels = _rounded(32 * width_mult)

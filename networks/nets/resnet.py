@@ -9,6 +9,8 @@ from monai.networks.nets.resnet import ResNet as MonaiResNet
 from monai.networks.nets.resnet import ResNetBlock, ResNetBottleneck
 from torch import nn
 
+from pneumonai.networks.blocks.residual_backbone import check_arguments
+
 
 class BasicBlock(ResNetBlock):
     """MONAI's basic block with a module ``attention`` at the end of the branch, before the sum (identity by default).
@@ -101,7 +103,10 @@ class ResNet(MonaiResNet):
     ) -> None:
         if depth not in DEPTHS:
             raise ValueError(f"depth must be one of {', '.join(map(str, DEPTHS))}, got {depth}.")
-        check_arguments(spatial_dims, in_channels, num_classes, base_channels)
+        # 0 classes are allowed: they leave the classifier out.
+        check_arguments(
+            spatial_dims, in_channels=in_channels, num_classes=num_classes or 1, base_channels=base_channels
+        )
         block, layers = DEPTHS[depth]
         super().__init__(
             block,
@@ -137,20 +142,3 @@ class ResNet(MonaiResNet):
         """Map ``[B, in_channels, *spatial]`` to logits ``[B, num_classes]``."""
         pooled = self.avgpool(self.forward_features(x)[2]).flatten(1)
         return pooled if self.fc is None else self.fc(pooled)
-
-
-def check_arguments(spatial_dims: int, in_channels: int, num_classes: int, base_channels: int = 1) -> None:
-    """Refuse what no backbone can be built with.
-
-    Raises:
-        ValueError: ``spatial_dims`` is not 2 or 3, a count of channels below 1, or ``num_classes`` negative.
-    """
-    if spatial_dims not in (2, 3):
-        raise ValueError(f"spatial_dims must be 2 or 3, got {spatial_dims}.")
-    for name, value, least in (
-        ("in_channels", in_channels, 1),
-        ("num_classes", num_classes, 0),
-        ("base_channels", base_channels, 1),
-    ):
-        if value < least:
-            raise ValueError(f"{name} must be at least {least}, got {value}.")

@@ -6,7 +6,7 @@ import torch
 from monai.networks.layers.factories import Conv, Pool
 from torch import nn
 
-from pneumonai.networks.nets.resnet import check_arguments
+from pneumonai.networks.blocks.residual_backbone import check_arguments
 
 #: Convolutions in each of the five blocks by depth.
 DEPTHS: dict[int, tuple[int, int, int, int, int]] = {16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
@@ -50,7 +50,10 @@ class VGG(nn.Module):
         super().__init__()
         if depth not in DEPTHS:
             raise ValueError(f"depth must be one of {', '.join(map(str, DEPTHS))}, got {depth}.")
-        check_arguments(spatial_dims, in_channels, num_classes, base_channels)
+        # 0 classes are allowed: they leave the classifier out.
+        check_arguments(
+            spatial_dims, in_channels=in_channels, num_classes=num_classes or 1, base_channels=base_channels
+        )
         widths = [base_channels * factor for factor in (1, 2, 4, 8, 8)]
         self.out_channels: tuple[int, int, int] = (widths[3], widths[4], widths[4])
         layers: list[nn.Module] = []
