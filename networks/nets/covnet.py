@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, Self
+
 import torch
 from monai.networks.nets import ResNet
 from torch import nn
@@ -72,6 +74,12 @@ class CovNet(nn.Module):
         # All slices' maps pass here, together and with their axes, so that class activation maps can catch them.
         self.features = nn.Identity()
         self.classifier = nn.Linear(32 * base_channels, num_classes)
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """As PyTorch's; the memory format of a volume's network, ``channels_last_3d``, is ``channels_last`` here."""
+        if kwargs.get("memory_format") == torch.channels_last_3d:
+            kwargs["memory_format"] = torch.channels_last
+        return super().to(*args, **kwargs)
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """Map ``[B, in_channels, D, H, W]`` to the maps of all slices, ``[B, 32 C, D, ceil(H / 32), ceil(W / 32)]``."""

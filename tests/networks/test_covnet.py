@@ -86,6 +86,17 @@ def test_fewer_slices_at_once_change_nothing_but_the_size_of_a_pass():
     assert sizes == [4, 4, 2, 10]
 
 
+def test_takes_the_memory_format_of_a_volume_s_network():
+    network = random_network()
+    x = torch.randn(2, 1, 4, 40, 40)
+    expected = network(x)
+    assert network.to(torch.device("cpu"), memory_format=torch.channels_last_3d) is network
+    assert network.backbone.layer1[0].conv2.weight.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(
+        network(x.contiguous(memory_format=torch.channels_last_3d)), expected, rtol=1e-4, atol=1e-5
+    )
+
+
 def test_scripted_and_exported_agree_with_eager():
     network = random_network()
     x = torch.randn(2, 1, 4, 33, 48)
