@@ -62,12 +62,12 @@ def check_lungs(lungs: np.ndarray, voxel_ml: float | None) -> list[str]:
         lungs: 0, 1 right, 2 left.
         voxel_ml: volume of a voxel; None where it is not known, then nothing is said of the volume.
     """
-    counts = np.bincount(lungs.ravel(), minlength=3)[1:3]
-    total = int(counts.sum())
+    right, left = (int(np.count_nonzero(lungs == side)) for side in (1, 2))
+    total = right + left
     if not total:
         return []
     warnings = []
-    side, share = ("right", counts[0] / total) if counts[0] < counts[1] else ("left", counts[1] / total)
+    side, share = ("right", right / total) if right < left else ("left", left / total)
     if share < LEAST_SHARE:
         warnings.append(
             f"the {side} lung has only {100 * share:.0f} % of the lung found: part of it is lost, collapsed or was not "

@@ -113,6 +113,7 @@ def _find_lungs(study: Study) -> np.ndarray:
     import torch
     from monai.data import MetaTensor
 
+    from pneumonai.pipeline.checks import check_lungs
     from pneumonai.pipeline.model import study_error
     from pneumonai.transforms import LungSegment
 
@@ -121,9 +122,10 @@ def _find_lungs(study: Study) -> np.ndarray:
         labels, warnings = LungSegment().with_warnings(image)
     except ValueError as error:
         raise study_error(study.id, error) from error
-    study.warnings += warnings
     # As the image lies in memory: measures and writers read along it.
-    return in_order_of(study.image, labels.as_tensor()[0].numpy())
+    lungs = in_order_of(study.image, labels.as_tensor()[0].numpy())
+    study.warnings += [*warnings, *check_lungs(lungs, study.voxel_ml)]
+    return lungs
 
 
 def answer(prepared: Prepared, model: Model, options: Options) -> tuple[Result, Maps]:

@@ -55,7 +55,8 @@ def test_the_tensor_lies_on_the_studys_own_grid(tmp_path: Path) -> None:
     assert np.allclose(image.affine, study.affine)
     assert image.meta["original_channel_dim"] == "no_channel"
     assert image.meta["filename_or_obj"] == str(tmp_path)
-    assert image.meta["warnings"] == ["the slices cover only 120 mm from head to foot"]
+    few = "only 24 slices through the lungs: small findings may not show; send the thinner series if there is one"
+    assert image.meta["warnings"] == ["the slices cover only 120 mm from head to foot", few]
     assert image.meta["converted"] == study.converted
     assert load(tmp_path, StudyReader()).is_contiguous()  # the slices' memory order needs no transposition
 
