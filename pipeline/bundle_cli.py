@@ -66,11 +66,14 @@ def bundle_derive(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="output_dir of a training by a bundle's train.json.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the new bundle.")],
     trained_on: Annotated[str | None, typer.Option(help="What the data is, in words.")] = None,
+    overlay: Annotated[
+        list[Path] | None, typer.Option(help="A config that lay over train.json and named another network; repeat it.")
+    ] = None,
 ) -> None:
     """Make a bundle of your own training, for `pneumonai predict --bundle FOLDER`."""
     from pneumonai.pipeline.derive import derive_bundle
 
-    bundle = derive_bundle(run_dir, output, trained_on=trained_on)
+    bundle = derive_bundle(run_dir, output, trained_on=trained_on, overlays=overlay or ())
     typer.echo(f"{bundle.root}: {', '.join(bundle.class_names)} [{bundle.settings['notice']}]")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +31,16 @@ validation data with `pneumonai bundle calibrate`.
 """
 
 
-def derive_bundle(run_dir: str | Path, output: str | Path, *, trained_on: str | None = None) -> Bundle:
+def derive_bundle(
+    run_dir: str | Path, output: str | Path, *, trained_on: str | None = None, overlays: Sequence[str | Path] = ()
+) -> Bundle:
     """Make a bundle from the best weights of a training run: its classes, its preprocessing, nothing of the old claims.
 
     Args:
         run_dir: ``output_dir`` of a training by a bundle's train.json: ``model.pt`` and ``training.json``.
         output: folder of the new bundle; must not be there yet. Its last part is the bundle's name.
         trained_on: what the data is, in words; the datalist's name and size when None.
+        overlays: the config files that lay over train.json; a network of theirs becomes the bundle's.
 
     Raises:
         BundleError: the run has no weights or record, or its weights do not fit its configs; the output is there.
@@ -57,7 +61,8 @@ def derive_bundle(run_dir: str | Path, output: str | Path, *, trained_on: str | 
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
         shutil.copyfile(run_dir / "model.pt", temporary / "models" / "model.pt")
-        _write_configs(temporary, source, class_names, record["inference_changes"], trained_on)
+        changes = _network_of(overlays) | record["inference_changes"]
+        _write_configs(temporary, source, class_names, changes, trained_on)
         _write_card(temporary, output.name, source, class_names, trained_on, record)
         load_weights(
             inference_config(temporary).get_parsed_content("network_def"),
@@ -86,6 +91,18 @@ def _read_record(run_dir: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BundleError(run_dir, f"its {RECORD} cannot be read ({error})", "train again") from None
     return record
+
+
+def _network_of(overlays: Sequence[str | Path]) -> dict[str, Any]:
+    """What overlays say of the network and its explainer; other settings are in the run's record."""
+    found: dict[str, Any] = {}
+    for path in overlays:
+        try:
+            overlay = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise BundleError(path, f"is no readable JSON overlay ({error})", "give the file of the training") from None
+        found |= {key: overlay[key] for key in ("network_def", "explainer") if key in overlay}
+    return found
 
 
 def _data_in_words(record: dict[str, Any]) -> str:

@@ -77,8 +77,9 @@ def scores_figure(comparison: Comparison, lines: Sequence[Line]) -> Figure:
             mean = line.mean(metric)
             if mean is not None:
                 axes.plot([mean, mean], [place - 0.28, place + 0.28], color=colour, linewidth=2.2, zorder=4)
-            if metric in line.row.published:
-                printed = line.row.published[metric] / 100
+            published = line.row.published_at(line.percent)
+            if metric in published:
+                printed = published[metric] / 100
                 axes.scatter([printed], [place], marker="D", s=26, facecolors="none", edgecolors="#555555", zorder=2)
         axes.set_title(metric, fontsize=10)
         axes.xaxis.set_major_locator(MaxNLocator(4))
@@ -88,7 +89,7 @@ def scores_figure(comparison: Comparison, lines: Sequence[Line]) -> Figure:
     panels[0].set_yticks(range(len(lines)), [line.row.name for line in lines])
     panels[0].set_ylim(len(lines) - 0.5, -0.5)
     note = "points: runs; line: their mean"
-    if any(line.row.published for line in lines):
+    if any(line.row.published_at(line.percent) for line in lines):
         note += "; diamond: published, on other data"
     figure.supxlabel(note, fontsize=8, color="#555555")
     return figure

@@ -30,14 +30,21 @@ class Row:
         bundle: whose train and evaluate configs run.
         overlays: config files on top of train.json, absolute.
         settings: ids of the configs and their values, on top of the overlays.
-        published: metric -> value printed beside, in per cent.
+        published: metric -> value printed beside, in per cent; or such a mapping for each training size.
     """
 
     name: str
     bundle: Bundle
     overlays: tuple[Path, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
-    published: Mapping[str, float] = field(default_factory=dict)
+    published: Mapping[Any, Any] = field(default_factory=dict)
+
+    def published_at(self, percent: float) -> Mapping[str, float]:
+        """Published figures at a training size, in per cent; those without a size count for the largest alone."""
+        if all(isinstance(figures, Mapping) for figures in self.published.values()):
+            found: Mapping[str, float] = next((f for p, f in self.published.items() if float(p) == percent), {})
+            return found
+        return self.published if percent == 100 else {}
 
 
 @dataclass(frozen=True)
@@ -189,15 +196,14 @@ def _read_row(path: Path, row: Any, home: Path) -> Row:
     return Row(str(row["name"]), bundle, tuple(overlays), row.get("settings", {}), row.get("published", {}))
 
 
-def plan_runs(comparison: Comparison, output: Path, *, write: bool = True) -> list[Run]:
+def plan_runs(comparison: Comparison, output: Path) -> list[Run]:
     """All runs of a comparison; writes the thinned datalists that they read.
 
     Args:
         comparison: the comparison.
         output: folder of everything.
-        write: False to plan only.
     """
-    datalists = _thinned_datalists(comparison, output, write)
+    datalists = _thinned_datalists(comparison, output)
     return [
         _plan_run(comparison, row, percent, seed, fold, datalists[percent], output)
         for row in comparison.rows
@@ -207,15 +213,14 @@ def plan_runs(comparison: Comparison, output: Path, *, write: bool = True) -> li
     ]
 
 
-def _thinned_datalists(comparison: Comparison, output: Path, write: bool) -> dict[float, Path]:
+def _thinned_datalists(comparison: Comparison, output: Path) -> dict[float, Path]:
     if comparison.percents == (100.0,) and not comparison.of_all:
         return {100.0: comparison.datalist}
     thinned = subset_datalists(read_datalist(comparison.datalist), comparison.percents, of_all=comparison.of_all)
     paths = {}
     for percent, content in thinned.items():
         paths[percent] = output / "datalists" / f"{percent:g}_percent.json"
-        if write:
-            write_bytes(paths[percent], (json.dumps(content, indent=1) + "\n").encode())
+        write_bytes(paths[percent], (json.dumps(content, indent=1) + "\n").encode())
     return paths
 
 

@@ -84,9 +84,10 @@ def markdown(comparison: Comparison, lines: Sequence[Line], tests: Sequence[RowT
     for line in lines:
         failed = [f"{line.failed} failed"] if line.failed else []
         rows.append([*_names(comparison, line), *score_cells(comparison, line, plus_minus="±"), *failed])
-        if line.row.published and line.percent == comparison.percents[0]:
-            printed = [f"{line.row.published[m]:g}" if m in line.row.published else "" for m in metrics]
-            filler = [""] * (len(names) - 1)
+        published = line.row.published_at(line.percent)
+        if published:
+            printed = [f"{published[m]:g}" if m in published else "" for m in metrics]
+            filler = [f"{line.percent:g}"] * (len(names) - 1)
             rows.append([f"{line.row.name}, as published", *filler, *(f"*{p}*" if p else "" for p in printed)])
     parts = [f"# {comparison.title}", *_words(comparison), _pipe_table([*names, *metrics], rows)]
     if any(line.row.published for line in lines):
@@ -166,7 +167,7 @@ def comma_separated(comparison: Comparison, lines: Sequence[Line]) -> str:
         numbers = [
             value
             for metric in comparison.metrics
-            for value in (line.mean(metric), line.deviation(metric), line.row.published.get(metric))
+            for value in (line.mean(metric), line.deviation(metric), line.row.published_at(line.percent).get(metric))
         ]
         runs = len(next(iter(line.scores.values())))
         writer.writerow([line.row.name, line.percent, runs, line.failed, *numbers, *(getattr(line, c) for c in costs)])
@@ -188,7 +189,7 @@ def as_dict(comparison: Comparison, lines: Sequence[Line], tests: Sequence[RowTe
                     metric: {"mean": line.mean(metric), "std": line.deviation(metric), "runs": values}
                     for metric, values in line.scores.items()
                 },
-                "published_percent": dict(line.row.published),
+                "published_percent": dict(line.row.published_at(line.percent)),
                 "failed": line.failed,
                 "seconds": line.seconds,
                 "epoch_seconds": line.epoch_seconds,

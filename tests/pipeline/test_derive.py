@@ -57,7 +57,7 @@ def test_weights_that_do_not_fit_leave_no_bundle(run_dir: Path, tmp_path: Path) 
 
 
 def test_what_is_no_run_and_what_is_there_already_are_refused(run_dir: Path, tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="is no finished training: it has no training.json"):
+    with pytest.raises(BundleError, match=r"is no finished training: it has no training\.json"):
         derive_bundle(tmp_path, tmp_path / "mine")
     (tmp_path / "mine").mkdir()
     with pytest.raises(BundleError, match="is there already"):
@@ -101,3 +101,14 @@ def test_answers_of_other_classes_or_without_labels_are_refused(small_bundle: Pa
     write_answers(tmp_path / "predictions.csv", CLASSES, labels=False)
     with pytest.raises(BundleError, match="has no labels"):
         calibrate_bundle(find_bundle(root), tmp_path / "predictions.csv")
+
+
+def test_a_network_of_an_overlay_becomes_the_bundle_s(small_bundle: Path, run_dir: Path, tmp_path: Path) -> None:
+    overlay = small_bundle / "configs" / "resnet.json"
+    changes = json.loads(overlay.read_text()) | {"class_names": CLASSES}
+    network = inference_config(small_bundle, **changes).get_parsed_content("network_def")
+    save_compact(network.state_dict(), run_dir / "model.pt")
+    with pytest.raises(BundleError, match="belongs to another network"):
+        derive_bundle(run_dir, tmp_path / "mine")
+    bundle = derive_bundle(run_dir, tmp_path / "mine", overlays=[overlay])
+    assert type(inference_config(bundle.root).get_parsed_content("network_def")).__name__ == "ResidualNetwork"
