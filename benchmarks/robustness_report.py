@@ -98,7 +98,7 @@ def draw_examples(scans: dict[str, tuple[np.ndarray, np.ndarray]], path: Path) -
     draw = ImageDraw.Draw(sheet)
     for index, (name, (volume, affine)) in enumerate(scans.items()):
         view, spacing = canonical(volume, affine)
-        if re.search(r"slices|head-feet|about left|about front|lobe", name):
+        if re.search(r"slices|wrongly, head|flipped, head|about left|about front|lobe", name):
             plane, mm = view[:, round(0.5 * view.shape[1])].T[::-1], (spacing[2], spacing[0])
         else:
             plane, mm = view[:, :, view.shape[2] // 2].T, (spacing[1], spacing[0])

@@ -26,6 +26,10 @@ UPSIDE_DOWN = 0.85
 """Width between the lungs below over that above: real chests and phantoms 1.4 to 2.1, turned over at most 0.7."""
 HEART_RIGHT_MM = -9.0
 """What lies between the lungs below reaches 0 to 19 mm to the left in chests looked at, mirrored -19 to 0."""
+SPINE_IN_FRONT = "the spine seems to lie in front"
+HEART_ABOVE = "the heart seems to lie at the upper end"
+WRONG_WAY = (SPINE_IN_FRONT, HEART_ABOVE)
+"""How the warnings begin that are reasons to refer the study to a reader."""
 
 
 def look(image: np.ndarray, affine: np.ndarray) -> list[str]:
@@ -65,7 +69,7 @@ def look(image: np.ndarray, affine: np.ndarray) -> list[str]:
 
 def _metal_slices(view: np.ndarray, spacing: tuple[float, float, float]) -> int:
     """In how many slices metal lies, 0 where there is less of it than 0.2 ml."""
-    dense = np.flatnonzero([float(view[:, :, k].max()) > METAL_HU for k in range(view.shape[2])])
+    dense = np.flatnonzero(view.max(axis=(0, 1)) > METAL_HU)
     voxels = sum(int((view[:, :, k] > METAL_HU).sum()) for k in dense)
     return len(dense) if voxels * float(np.prod(spacing)) / 1000 >= METAL_ML else 0
 
@@ -75,7 +79,7 @@ def _orientation(chest: CoarseChest) -> list[str]:
     advice = "check the orientation in the header, or how the file was converted"
     warnings = []
     if spine_in_front(chest):
-        warnings.append(f"the spine seems to lie in front: the scan may be labelled back to front; {advice}")
+        warnings.append(f"{SPINE_IN_FRONT}: the scan may be labelled back to front; {advice}")
     widths, shifts = between_lungs(chest)
     height = len(widths)
     below, above = slice(int(0.15 * height), int(0.5 * height)), slice(int(0.6 * height), int(0.9 * height))
@@ -83,7 +87,7 @@ def _orientation(chest: CoarseChest) -> list[str]:
     if known[below].sum() < 3 or known[above].sum() < 3:
         return warnings
     if np.nanmean(widths[below]) < UPSIDE_DOWN * np.nanmean(widths[above]):
-        warnings.append(f"the heart seems to lie at the upper end: the scan may be labelled upside down; {advice}")
+        warnings.append(f"{HEART_ABOVE}: the scan may be labelled upside down; {advice}")
     elif np.nanmean(shifts[below]) < HEART_RIGHT_MM:
         warnings.append(
             f"the heart seems to lie on the right: it may be displaced, or the scan labelled left for right; {advice}"

@@ -181,10 +181,11 @@ def _explanation(model: Model, options: Options) -> dict[str, Any]:
 
 
 def _refer_reason(result: Result, bundle: Bundle) -> str | None:
-    """Why a reader should decide: low confidence, or a scan that does not show both lungs whole."""
+    """Why a reader should decide: low confidence, or a scan that is cut off or seems labelled the wrong way."""
+    from pneumonai.pipeline.image_checks import WRONG_WAY
     from pneumonai.transforms.lung_segment import LUNGS_CUT_OFF
 
-    reasons = [warning for warning in result.warnings if warning.startswith(LUNGS_CUT_OFF)]
+    reasons = [warning for warning in result.warnings if warning.startswith((LUNGS_CUT_OFF, *WRONG_WAY))]
     if result.confidence is not None and result.confidence < bundle.refer_below:
         reasons.insert(0, f"confidence {result.confidence:.2f} is below {bundle.refer_below:g}")
     return "; ".join(reasons) or None

@@ -131,6 +131,11 @@ def test_lungs_that_are_small_or_unlike() -> None:
     assert check_lungs(lungs, 1.4)[0].startswith("only 1400 ml of lung:")
     lungs[:5, :5] = 0  # 250 of 750
     assert check_lungs(lungs, None)[0].startswith("the right lung has only 33 % of the lung found:")
+    # The left lung is the smaller one by nature: 40 % are usual for it, and too little for the right.
+    lungs[:] = 1
+    lungs[:4] = 2
+    assert check_lungs(lungs, None) == []
+    assert len(check_lungs((3 - lungs).astype(np.uint8), None)) == 1
 
 
 def test_small_and_empty_pictures() -> None:
