@@ -11,6 +11,9 @@ from monai.visualize.class_activation_maps import ModelWithHooks
 from torch import nn
 
 
+_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
 class OnePass(ModelWithHooks):
     """One layer's output, and the gradient of the class scores with respect to it, as MONAI's maps read them.
 
@@ -45,6 +48,8 @@ class OnePass(ModelWithHooks):
                 found[0].requires_grad_(True)
             return found[0].clone()  # what follows may work in place
 
+        if images.dim() in _CHANNELS_LAST:  # as run_network does: the faster layout
+            images = images.contiguous(memory_format=_CHANNELS_LAST[images.dim()])
         with _as_it_was(network), torch.no_grad():
             handle = network.get_submodule(layer).register_forward_hook(begin_graph)
             try:

@@ -45,6 +45,9 @@ EXPLANATION_SCORES: dict[str, ScoreMeaning] = {
 }
 """Scores of a report, in its order; all lie in 0..1."""
 
+LEAST_PATIENTS = 6
+"""Of fewer all lie on one side of 0 by chance too often (of five once in 16), and a bootstrap takes that for sure."""
+
 
 def pointing_score(heat_map: np.ndarray, truth: np.ndarray, region: np.ndarray | None = None) -> float:
     """Whether the map's maximum lies in the truth (Zhang et al., "Top-down Neural Attention", the pointing game).
@@ -281,12 +284,13 @@ def explanation_report(cases: Sequence[ExplainedCase], *, resamples: int = 2000,
     """
     if not cases:
         raise ValueError("at least one case is required, got none")
-    patients, count = patient_index([case.patient_id for case in cases], len(cases))
+    ids = [case.patient_id for case in cases]
+    count = patient_index(ids, len(cases))[1]
     names = list(cases[0].scores)
     values = {name: _values(cases, name) for name in names}
     maps = {
         name: {
-            key: score(*_mean(values[name][:, column], patients, count, resamples, seed))
+            key: score(*_mean(values[name][:, column], ids, resamples, seed))
             for column, key in enumerate(EXPLANATION_SCORES)
         }
         for name in names
@@ -318,28 +322,33 @@ def compare_maps(
     column = list(EXPLANATION_SCORES).index(metric)
     one, two = (_values(cases, name)[:, column] for name in (first, second))
     both = np.isfinite(one) & np.isfinite(two)
-    patients, count = patient_index([case.patient_id for case in cases], len(cases))
-    method = f"paired bootstrap by {'patient' if count < len(cases) else 'image'}"
-    if not both.any():
+    ids = [case.patient_id for case in cases]
+    of_both = [ids[n] for n in np.flatnonzero(both)]
+    count = patient_index(of_both, len(of_both))[1]
+    method = f"paired bootstrap by {'patient' if count < len(of_both) else 'image'}"
+    if not count:
         return PairedTest(method, metric, None, None, None, None, None, "the score is not defined")
-    differences = np.where(both, two - one, np.nan)
-    difference, samples = _mean(differences, patients, count, resamples, seed)
+    difference, samples = _mean(np.where(both, two - one, np.nan), ids, resamples, seed)
     means = float(one[both].mean()), float(two[both].mean())
     if samples is None:
         return PairedTest(method, metric, *means, difference, None, None, "one patient gives no interval")
-    samples = samples[np.isfinite(samples)]
+    # Summed in another order, equal scores may differ in the last digit.
     samples[np.abs(samples) < 1e-12] = 0.0
+    note = f"{count} patients are too few to judge by" if count < LEAST_PATIENTS else ""
     bounds = interval(samples)
     tail = min(np.count_nonzero(samples <= 0), np.count_nonzero(samples >= 0))
     p_value = min(1.0, 2.0 * (tail + 1) / (len(samples) + 1))
-    return PairedTest(method, metric, *means, difference, (bounds[0], bounds[1]) if bounds else None, p_value)
+    return PairedTest(method, metric, *means, difference, (bounds[0], bounds[1]) if bounds else None, p_value, note)
 
 
 def verdict(test: PairedTest) -> str:
     """What a comparison of two maps shows, for the second: ``better``, ``worse`` or ``no difference shown``.
 
-    A difference is shown where its 95 % interval leaves 0 out.
+    A difference is shown where its 95 % interval leaves 0 out; below :data:`LEAST_PATIENTS` the verdict is
+    ``not judged`` (the test's note says why).
     """
+    if test.note:
+        return "not judged"
     if test.interval is None or test.interval[0] <= 0.0 <= test.interval[1]:
         return "no difference shown"
     return "better" if (test.interval[0] > 0) == EXPLANATION_SCORES[test.metric].higher_is_better else "worse"
@@ -357,16 +366,13 @@ def _values(cases: Sequence[ExplainedCase], name: str) -> np.ndarray:
     return np.array([[case.scores[name].get(key, np.nan) for key in EXPLANATION_SCORES] for case in cases])
 
 
-def _mean(
-    values: np.ndarray, patients: np.ndarray, count: int, resamples: int, seed: int
-) -> tuple[float, np.ndarray | None]:
-    """Mean over the cases that are defined, and the same of each resample; None for one patient."""
-    defined = np.isfinite(values)
-    sums = sum_by_patient(np.column_stack([np.where(defined, values, 0.0), defined]), patients, count)
-
-    def mean(weights: np.ndarray) -> np.ndarray:
-        above, below = (weights @ sums).T
-        return np.divide(above, below, out=np.full_like(above, np.nan), where=below > 0)
-
-    blocks = [mean(weights) for weights in draw_patients(count, resamples if count > 1 else 0, seed)]
-    return float(mean(np.ones((1, count)))[0]), np.concatenate(blocks) if blocks else None
+def _mean(values: np.ndarray, ids: Sequence[str], resamples: int, seed: int) -> tuple[float, np.ndarray | None]:
+    """Mean over the cases in which a score is defined, and that of each resample of their patients (None for one)."""
+    known = np.flatnonzero(np.isfinite(values))
+    if not len(known):
+        return float("nan"), None
+    patients, count = patient_index([ids[n] for n in known], len(known))
+    sums = sum_by_patient(np.column_stack([values[known], np.ones(len(known))]), patients, count)
+    draws = draw_patients(count, resamples if count > 1 else 0, seed)
+    blocks = [np.divide(*(weights @ sums).T) for weights in draws]
+    return float(values[known].mean()), np.concatenate(blocks) if blocks else None

@@ -145,25 +145,25 @@ def test_a_map_without_truth_is_scored_by_the_lungs_alone() -> None:
 
 
 def cases() -> list[ExplainedCase]:
-    """Three patients; the second map is better by 0.2, 0.2, 0.5 and 0.1; a normal case has no pointing game."""
-    numbers = [("a", 0.1, 0.3), ("a", 0.3, 0.5), ("b", 0.0, 0.5), ("c", 0.4, 0.5)]
+    """Six patients and a normal one, who has no pointing game; the second map is better by 0.1 to 0.5."""
+    numbers = [("a", 0.1, 0.3), ("a", 0.3, 0.5), ("b", 0.0, 0.5), ("c", 0.4, 0.5), ("d", 0, 0.2), ("e", 0.1, 0.5)]
     made = [
         ExplainedCase(f"{n}", patient, {"one": {"pointing": x, "deletion": x}, "two": {"pointing": y, "deletion": y}})
-        for n, (patient, x, y) in enumerate(numbers)
+        for n, (patient, x, y) in enumerate([*numbers, ("f", 0.5, 0.6)])
     ]
-    return [*made, ExplainedCase("normal", "d", {"one": {"deletion": 0.2}, "two": {"deletion": 0.2}})]
+    return [*made, ExplainedCase("normal", "g", {"one": {"deletion": 0.2}, "two": {"deletion": 0.2}})]
 
 
 def test_the_report_leaves_undefined_cases_out() -> None:
     report = explanation_report(cases(), resamples=200)
-    assert (report["n_images"], report["n_patients"]) == (5, 4)
-    assert report["counts"] == dict.fromkeys(EXPLANATION_SCORES, 0) | {"pointing": 4, "deletion": 5}
-    assert report["maps"]["one"]["pointing"]["value"] == pytest.approx(0.2)
-    assert report["maps"]["two"]["pointing"]["value"] == pytest.approx(0.45)
-    assert report["maps"]["one"]["deletion"]["value"] == pytest.approx(0.2)
+    assert (report["n_images"], report["n_patients"]) == (8, 7)
+    assert report["counts"] == dict.fromkeys(EXPLANATION_SCORES, 0) | {"pointing": 7, "deletion": 8}
+    assert report["maps"]["one"]["pointing"]["value"] == pytest.approx(1.4 / 7)
+    assert report["maps"]["two"]["pointing"]["value"] == pytest.approx(3.1 / 7)
+    assert report["maps"]["one"]["deletion"]["value"] == pytest.approx(1.6 / 8)
     assert report["maps"]["one"]["dice"] == {"value": None, "interval": None}
     low, high = report["maps"]["two"]["pointing"]["interval"]
-    assert 0.4 <= low <= 0.45 <= high <= 0.5  # of any resample of these patients
+    assert 0.2 < low < 3.1 / 7 < high < 0.6  # the values of two's cases lie between these
     assert report["bootstrap"]["unit"] == "patient"
     with pytest.raises(ValueError, match="at least one case"):
         explanation_report([])
@@ -171,15 +171,15 @@ def test_the_report_leaves_undefined_cases_out() -> None:
 
 def test_paired_differences_say_which_map_is_better() -> None:
     test = compare_maps(cases(), "one", "two", "pointing", resamples=500)
-    assert (test.first, test.second) == pytest.approx((0.2, 0.45))
-    assert test.difference == pytest.approx(0.25)
+    assert (test.first, test.second) == pytest.approx((1.4 / 7, 3.1 / 7))
+    assert test.difference == pytest.approx(1.7 / 7)
     assert test.interval is not None
-    assert 0.09 < test.interval[0] < 0.25 < test.interval[1] < 0.51
+    assert 0.1 < test.interval[0] < 1.7 / 7 < test.interval[1] < 0.5
     assert test.p_value is not None
-    assert test.p_value <= 2 / 400
+    assert test.p_value == pytest.approx(2 / 501)
     assert verdict(test) == "better"
     assert verdict(compare_maps(cases(), "two", "one", "pointing", resamples=500)) == "worse"
-    # Of deletion less is better; the normal patient alone may be drawn, with no difference, but hardly ever is.
+    # Of deletion less is better.
     assert verdict(compare_maps(cases(), "one", "two", "deletion", resamples=500)) == "worse"
     same = compare_maps(cases(), "one", "one", "pointing", resamples=100)
     assert (same.difference, same.p_value, verdict(same)) == (0.0, 1.0, "no difference shown")
@@ -187,7 +187,11 @@ def test_paired_differences_say_which_map_is_better() -> None:
 
 def test_comparisons_that_cannot_be_made_say_so() -> None:
     undefined = compare_maps(cases(), "one", "two", "dice")
-    assert (undefined.difference, undefined.interval, verdict(undefined)) == (None, None, "no difference shown")
+    assert (undefined.difference, undefined.interval, undefined.note) == (None, None, "the score is not defined")
     alone = compare_maps(cases()[:1], "one", "two", "pointing")
     assert alone.difference == pytest.approx(0.2)
     assert (alone.interval, alone.note) == (None, "one patient gives no interval")
+    few = compare_maps(cases()[:4], "one", "two", "pointing", resamples=100)
+    assert few.interval is not None
+    assert few.interval[0] > 0
+    assert (few.note, verdict(few)) == ("3 patients are too few to judge by", "not judged")
