@@ -304,3 +304,20 @@ def test_paper_and_readers_without_script_get_still_pictures(browser: Any, repor
     assert page.locator(".stills img").first.is_visible()
     assert not page.locator("#view-axial canvas").is_visible()
     page.context.close()
+
+
+def test_explanations_stand_in_a_row_and_below_each_other_on_a_phone(browser: Any, tmp_path: Path) -> None:
+    study, maps = made_study("LPS")
+    assert maps.heat_map is not None
+    maps.more_heat_maps = {"cam": maps.heat_map, "gradcam": maps.heat_map, "gradcam++": maps.heat_map}
+    write_report(study, made_result(study, maps), maps, tmp_path / "report.html")
+    for width, in_a_row in ((1200, 4), (360, 1)):
+        made = visit(browser, tmp_path / "report.html", viewport={"width": width, "height": 740})
+        boxes = [figure.bounding_box() for figure in made.page.locator(".methods figure").all()]
+        assert len(boxes) == 4
+        assert len({round(box["x"]) for box in boxes}) == in_a_row
+        assert len({round(box["y"]) for box in boxes}) == 4 // in_a_row
+        assert made.page.evaluate("() => document.documentElement.scrollWidth") == width
+        assert made.page.evaluate("() => [...document.querySelectorAll('.methods img')].every(i => i.naturalWidth > 0)")
+        made.page.context.close()
+        assert made.complaints == []
