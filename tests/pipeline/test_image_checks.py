@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from pneumonai.pipeline.image_checks import canonical, coarse_chest, look, noise_level
+from pneumonai.pipeline.image_checks import WRONG_WAY, canonical, coarse_chest, look, noise_level
 from pneumonai.pipeline.phantom import Phantom, make_phantom, shifts
 from pneumonai.pipeline.study import open_checked
 
@@ -45,6 +45,7 @@ def test_flips_that_the_affine_tells_raise_nothing() -> None:
 def test_wrong_labels_are_suspected() -> None:
     assert [w.split(":")[0] for w in shifted(shifts.mislabel, axis=1)] == ["the spine seems to lie in front"]
     assert [w.split(":")[0] for w in shifted(shifts.mislabel, axis=2)] == ["the heart seems to lie at the upper end"]
+    assert all(shifted(shifts.mislabel, axis=axis)[0].startswith(WRONG_WAY) for axis in (1, 2))  # these refer
     # Left for right: only where the heart lies far enough from the middle.
     phantom = phantom_of("normal", 0)
     mirrored = shifts.mislabel(phantom.image, phantom.affine, generator(), axis=0)
