@@ -149,9 +149,15 @@ def test_usual_phantoms_stay_as_they_were(kind: Kind) -> None:
     assert phantom.difficulty is Difficulty.USUAL
 
 
-@pytest.mark.parametrize(("kind", "seed"), [(kind, seed) for kind in Kind for seed in (3, 11)])
-def test_hard_phantoms_are_the_same_patients_with_less_to_see(kind: Kind, seed: int) -> None:
-    usual, hard = phantom_of(kind, seed), make_phantom(kind, seed, shape=SMALL, difficulty="hard")
+@cache
+def hard_of(kind: Kind, seed: int) -> Phantom:
+    return make_phantom(kind, seed, shape=SMALL, difficulty="hard")
+
+
+@pytest.mark.parametrize("kind", list(Kind))
+def test_hard_phantoms_are_the_same_patients_with_less_to_see(kind: Kind) -> None:
+    seed = 3
+    usual, hard = phantom_of(kind, seed), hard_of(kind, seed)
     assert hard.difficulty is Difficulty.HARD and hard.name == usual.name
     for name in ("lungs", "lobes", "airway", "affine"):
         assert np.array_equal(getattr(hard, name), getattr(usual, name)), name
@@ -167,9 +173,9 @@ def test_hard_phantoms_are_the_same_patients_with_less_to_see(kind: Kind, seed: 
     assert share == 0 if kind is Kind.NORMAL else 0.001 < share < 0.05
 
 
-@pytest.mark.parametrize("seed", [3, 11, 24])
+@pytest.mark.parametrize("seed", [3, 11])
 def test_hard_disease_keeps_its_pattern_and_can_be_seen(seed: int) -> None:
-    viral, other = (make_phantom(kind, seed, shape=(96, 96, 48), difficulty="hard") for kind in (Kind.NCP, Kind.CP))
+    viral, other = (hard_of(kind, seed) for kind in (Kind.NCP, Kind.CP))
     assert min(lung_side_shares(viral)) > 0
     assert ndimage.label(viral.infection)[1] >= 3
     assert min(lung_side_shares(other)) == 0
