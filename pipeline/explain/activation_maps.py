@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import ClassVar
 
 import torch
 from monai.visualize import CAM, GradCAMpp
@@ -31,9 +30,9 @@ class FeatureExplainer:
         ValueError: the network has no layer of that name, or none of the usual names.
     """
 
-    name: ClassVar[str]
-    method: ClassVar[str]
-    shows: ClassVar[str]
+    name: str
+    method: str
+    shows: str
     _needs_gradients = True
 
     def __init__(self, network: nn.Module, features: str | None = None, classifier: str | None = None) -> None:

@@ -10,7 +10,6 @@ import torch
 from monai.visualize.class_activation_maps import ModelWithHooks
 from torch import nn
 
-
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 

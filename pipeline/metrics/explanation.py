@@ -368,7 +368,7 @@ def _values(cases: Sequence[ExplainedCase], name: str) -> np.ndarray:
 
 def _mean(values: np.ndarray, ids: Sequence[str], resamples: int, seed: int) -> tuple[float, np.ndarray | None]:
     """Mean over the cases in which a score is defined, and that of each resample of their patients (None for one)."""
-    known = np.flatnonzero(np.isfinite(values))
+    known = np.flatnonzero(np.isfinite(values)).tolist()
     if not len(known):
         return float("nan"), None
     patients, count = patient_index([ids[n] for n in known], len(known))
