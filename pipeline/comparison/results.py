@@ -141,8 +141,10 @@ def _split_tests(
     if one.labels is None:
         return []
     patients, metric = one.patient_ids, comparison.metrics[0]
-    means = [average(predictions) for predictions in answers]
-    found = paired.paired_bootstrap(one.labels, *means, one.class_names, metric=metric, patient_ids=patients)
+    means = average(answers[0]), average(answers[1])
+    found = paired.paired_bootstrap(
+        one.labels, means[0], means[1], one.class_names, metric=metric, patient_ids=patients
+    )
     tests = [("mean of seeds" if len(first) > 1 else f"seed {first[0].seed}", found)]
     for run, a, b in zip(first, *answers, strict=True):
         pair = (one.labels, a.probabilities, b.probabilities)
