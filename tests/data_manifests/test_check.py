@@ -167,6 +167,21 @@ def test_planted_copies_opposite_labels_first(tmp_path: Path) -> None:
     assert report.errors == 2
 
 
+def test_likeness_speaks_of_one_patient_only_where_patients_are_unknown(tmp_path: Path) -> None:
+    phantom = make_phantom("ncp", 0, shape=(128, 128, 48))
+    for k in (20, 21):
+        grey = np.clip((phantom.image[:, :, k].T + 1350) / 1500 * 255, 0, 255).astype(np.uint8)
+        save(tmp_path, f"{k}.png", grey)
+    content = sound(tmp_path)
+    content["training"].append({"image": "20.png", "label": "covid", "patient_id": "one"})
+    content["test"].append({"image": "21.png", "label": "covid", "patient_id": "another"})
+    assert told(checked(tmp_path, content), "similar") == []
+    for part in ("training", "test"):
+        del content[part][-1]["patient_id"]
+    (line,) = told(checked(tmp_path, content), "similar")
+    assert line.startswith("warning: training[6] 20.png ~ test[2] 21.png")
+
+
 def test_copies_within_a_side_matter_only_with_opposite_labels(tmp_path: Path) -> None:
     content = sound(tmp_path)
     for label in ("covid", "noncovid"):
