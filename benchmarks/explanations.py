@@ -103,8 +103,8 @@ class Measurement:
         return (logits / self.temperature).softmax(dim=1)
 
     @torch.inference_mode()
-    def measure(self, item: dict[str, Any], folder: Path) -> dict[str, Any]:
-        """Scores, curves and seconds of every map of one study, ready for JSON."""
+    def measure(self, item: dict[str, Any], folder: Path, seed: int = 0) -> dict[str, Any]:
+        """Scores, curves and seconds of every map of one study, ready for JSON; ``seed`` of noise and of ties."""
         prepared = self.preprocessing(with_masks(item, folder))
         image = prepared["image"].as_tensor().to(self.model.device)
         lungs = np.asarray(prepared.get("true_lungs", prepared["lungs"]))[0]
@@ -117,7 +117,7 @@ class Measurement:
             with torch.autocast(image.device.type, torch.bfloat16, enabled=self.model.precision.name == "bf16"):
                 maps[name] = explainer(image[None], predicted)[0, 0].cpu().numpy()
             seconds[name] = time.perf_counter() - start
-        maps |= dict(zip(BASELINES, (lung_mask_map(lungs), random_map(lungs)), strict=True))
+        maps |= dict(zip(BASELINES, (lung_mask_map(lungs), random_map(lungs, seed=seed)), strict=True))
         filled = replacement(image, lungs, self.fill)  # type: ignore[arg-type]
         scores, curves = {}, {}
         for name, heat_map in maps.items():
@@ -129,6 +129,7 @@ class Measurement:
                 filled=filled,
                 steps=self.steps,
                 batch_size=self.batch_size,
+                seed=seed,
             )
             areas = {"deletion": made.deletion_area, "insertion": made.insertion_area}
             every = score_map(heat_map, lungs, infection) | areas
@@ -174,7 +175,7 @@ def run(options: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, An
             if Path(item["image"]).name in cases:
                 continue
             start = time.perf_counter()
-            case = measurement.measure(item, Path(options.datalist).parent)
+            case = measurement.measure(item, Path(options.datalist).parent, seed=done)
             case["total_seconds"] = time.perf_counter() - start
             cases[case["image"]] = case
             file.write(json.dumps(case) + "\n")

@@ -36,9 +36,9 @@ class ScoreMeaning:
 
 EXPLANATION_SCORES: dict[str, ScoreMeaning] = {
     "pointing": ScoreMeaning("pointing game"),
-    "dice": ScoreMeaning("Dice, top-k"),
-    "pointing_in_lungs": ScoreMeaning("pointing game, map cut to the lungs"),
-    "dice_in_lungs": ScoreMeaning("Dice, top-k, map cut to the lungs"),
+    "dice": ScoreMeaning("top-k Dice"),
+    "pointing_in_lungs": ScoreMeaning("pointing game in the lungs"),
+    "dice_in_lungs": ScoreMeaning("top-k Dice in the lungs"),
     "share_in_lungs": ScoreMeaning("share of the map inside the lungs"),
     "deletion": ScoreMeaning("deletion", higher_is_better=False),
     "insertion": ScoreMeaning("insertion"),
