@@ -7,6 +7,7 @@ from pneumonai.networks.blocks.attention_module import (
     ChannelActivation,
     SpatialActivation,
 )
+from pneumonai.networks.blocks.attention_pooling import AttentionGenerator, AttentionPooling
 from pneumonai.networks.blocks.channel_spatial_attention import (
     CHANNEL_SPATIAL_ATTENTION,
     MeanMaxChannelAttention,
@@ -24,8 +25,10 @@ __all__ = [
     "CID",
     "DSPP",
     "FUSA",
+    "AttentionGenerator",
     "AttentionMask",
     "AttentionModule",
+    "AttentionPooling",
     "ChannelActivation",
     "MeanMaxChannelAttention",
     "NonLocal",

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from pneumonai.networks.blocks.residual_backbone import check_arguments
 
 #: Elements that :class:`_Gated` works on at a time: on a CPU what stays in a core's cache, elsewhere a bound of memory.
-CPU_BLOCK = 2**19
+CPU_BLOCK = 2**18
 DEVICE_BLOCK = 2**25
 
 

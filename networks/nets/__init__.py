@@ -4,6 +4,7 @@ from pneumonai.networks.nets.covnet import CovNet
 from pneumonai.networks.nets.dspp_cid import DSPPCIDNet
 from pneumonai.networks.nets.fusa_resnet import FUSAResNet
 from pneumonai.networks.nets.fusa_resunet import FUSAResUNet
+from pneumonai.networks.nets.ma_net import MANet
 from pneumonai.networks.nets.mobilenet_v2 import MobileNetV2
 from pneumonai.networks.nets.nl_ran import NLRAN
 from pneumonai.networks.nets.residual_network import ResidualNetwork
@@ -17,6 +18,7 @@ __all__ = [
     "DSPPCIDNet",
     "FUSAResNet",
     "FUSAResUNet",
+    "MANet",
     "MobileNetV2",
     "ResNet",
     "ResidualNetwork",
