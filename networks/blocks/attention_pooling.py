@@ -52,9 +52,9 @@ class AttentionGenerator(nn.Module):
         for index, branch in enumerate(self.branches):
             part = branch(features[index])
             if self.spatial_dims == 2:
-                part = F.adaptive_avg_pool2d(part, [size[0], size[1]])
+                part = F.adaptive_avg_pool2d(part, (size[0], size[1]))
             else:
-                part = F.adaptive_avg_pool3d(part, [size[0], size[1], size[2]])
+                part = F.adaptive_avg_pool3d(part, (size[0], size[1], size[2]))
             maps = maps + part
         return maps
 

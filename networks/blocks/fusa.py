@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from monai.networks.layers.factories import Conv
 from torch import nn
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from pneumonai.networks.blocks.residual_backbone import check_arguments
@@ -145,7 +146,7 @@ class _Gated(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: FunctionCtx, x: torch.Tensor, *parameters: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: Any, x: torch.Tensor, *parameters: torch.Tensor) -> torch.Tensor:
         """Gate ``[B, C, N]`` with the parameters of ``channel``, ``spatial`` and ``fuse``, weight before bias."""
         with torch.autocast(x.device.type, enabled=False):
             statistics = [part.to(parameters[0].dtype) for part in _statistics(x)]
@@ -159,7 +160,7 @@ class _Gated(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, gradient: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Gradients of x and of the six parameters."""
         x, base, slope, scores, *rest = ctx.saved_tensors
         statistics, parameters = rest[:4], rest[4:]
