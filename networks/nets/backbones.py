@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -47,7 +47,7 @@ class Backbone(Protocol):
 
 def build_backbone(
     backbone: str | nn.Module, spatial_dims: int, in_channels: int, num_classes: int = 0, **options: object
-) -> nn.Module:
+) -> Any:
     """The backbone of that name, built; or the given one, checked and returned as it is.
 
     Args:
@@ -56,6 +56,9 @@ def build_backbone(
         in_channels: of a named backbone.
         num_classes: of a named backbone; 0 leaves its classifier out.
         options: further arguments of a named backbone.
+
+    Returns:
+        a ``torch.nn.Module`` that is a :class:`Backbone`, which no one type says.
 
     Raises:
         ValueError: no such name, or the module publishes no three ``out_channels`` or has no ``forward_features``.

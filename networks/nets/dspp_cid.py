@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from monai.networks.layers.factories import Pool
@@ -89,9 +88,7 @@ class DSPPCIDNet(nn.Module):
         if chosen and (chosen[-1] != 6 or sorted({*chosen} & {*STAGE_STRIDES}) != list(chosen)):
             raise ValueError(f"stages must be some of 4, 5, 6 in order, ending with 6, or empty, got {stages}.")
         self.keeps_classifier = isinstance(backbone, str) and not chosen and not cid
-        self.backbone: Any = build_backbone(
-            backbone, spatial_dims, in_channels, num_classes if self.keeps_classifier else 0
-        )
+        self.backbone = build_backbone(backbone, spatial_dims, in_channels, num_classes if self.keeps_classifier else 0)
         widths = dict(zip(STAGE_STRIDES, self.backbone.out_channels, strict=True))
         self.stages = chosen
         self.dspp: DSPP | None = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import nn
@@ -77,7 +76,7 @@ class MANet(nn.Module):
         options = {} if base_channels == PUBLISHED_CHANNELS else {"base_channels": base_channels}
         if options and (backbone == "mobilenet_v2" or isinstance(backbone, nn.Module)):
             raise ValueError(f"base_channels applies to a named ResNet, VGG or FUSA-ResNet, got {base_channels}.")
-        self.backbone: Any = build_backbone(backbone, spatial_dims, in_channels, **options)
+        self.backbone = build_backbone(backbone, spatial_dims, in_channels, **options)
         widths = dict(zip(STAGE_STRIDES, self.backbone.out_channels, strict=True))
         self.stages = chosen
         self.generator = AttentionGenerator(spatial_dims, [widths[stage] for stage in chosen], num_attention_maps)
