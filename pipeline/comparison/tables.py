@@ -70,11 +70,15 @@ COSTS = ("parameters (M)", "multiply-adds (G)", "epochs", "training (s)", "media
 
 def _columns(comparison: Comparison) -> tuple[list[str], list[str]]:
     size = "% of all images" if comparison.of_all else "% of training"
-    return ["model", *([size] if len(comparison.percents) > 1 else [])], list(comparison.metrics)
+    return ["model", *([size] if _sizes_matter(comparison) else [])], list(comparison.metrics)
+
+
+def _sizes_matter(comparison: Comparison) -> bool:
+    return comparison.percents != (100.0,)
 
 
 def _names(comparison: Comparison, line: Line) -> list[str]:
-    return [line.row.name, *([f"{line.percent:g}"] if len(comparison.percents) > 1 else [])]
+    return [line.row.name, *([f"{line.percent:g}"] if _sizes_matter(comparison) else [])]
 
 
 def markdown(comparison: Comparison, lines: Sequence[Line], tests: Sequence[RowTest]) -> str:
@@ -90,7 +94,7 @@ def markdown(comparison: Comparison, lines: Sequence[Line], tests: Sequence[RowT
             filler = [f"{line.percent:g}"] * (len(names) - 1)
             rows.append([f"{line.row.name}, as published", *filler, *(f"*{p}*" if p else "" for p in printed)])
     parts = [f"# {comparison.title}", *_words(comparison), _pipe_table([*names, *metrics], rows)]
-    if any(line.row.published for line in lines):
+    if any(line.row.published_at(line.percent) for line in lines):
         parts.append("*In italics: figures published by the papers' authors, on their own data; not measured here.*")
     if tests:
         parts += [f"## Against {comparison.rows[0].name}", _test_table(comparison, tests), _test_words(comparison)]
@@ -126,7 +130,7 @@ def _test_table(comparison: Comparison, tests: Sequence[RowTest]) -> str:
     rows = []
     for test in tests:
         found = test.found
-        size = [f"{test.percent:g}"] if len(comparison.percents) > 1 else []
+        size = [f"{test.percent:g}"] if _sizes_matter(comparison) else []
         difference = "-" if found.difference is None else f"{100 * found.difference:+.2f}"
         interval = (
             "-" if found.interval is None else f"{100 * found.interval[0]:+.2f} to {100 * found.interval[1]:+.2f}"
