@@ -24,11 +24,14 @@ def largest_difference(one: torch.nn.Module, other: torch.nn.Module) -> float:
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_a_resumed_run_equals_an_unbroken_one(train: Any, tmp_path: Path, num_workers: int) -> None:
-    unbroken = train(tmp_path / "unbroken", num_workers=num_workers)
-    train(tmp_path / "broken", num_workers=num_workers, stop_after=2)
+def test_a_resumed_run_equals_an_unbroken_one(
+    train: Any, tmp_path: Path, overrides: dict[str, Any], num_workers: int
+) -> None:
+    drawn = {"network_def": overrides["network_def"] | {"dropout": 0.3}, "num_workers": num_workers}
+    unbroken = train(tmp_path / "unbroken", **drawn)
+    train(tmp_path / "broken", stop_after=2, **drawn)
     assert [row["epoch"] for row in history(tmp_path / "broken")] == [1, 2]
-    resumed = train(tmp_path / "broken", num_workers=num_workers, resume=True)
+    resumed = train(tmp_path / "broken", resume=True, **drawn)
     assert largest_difference(unbroken, resumed) <= 1e-6
     for row, expected in zip(history(tmp_path / "broken"), history(tmp_path / "unbroken"), strict=True):
         assert row == pytest.approx(expected, abs=1e-6)
