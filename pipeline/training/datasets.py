@@ -55,7 +55,11 @@ def _item_hash(item: Mapping[str, Any]) -> bytes:
 
 
 def class_weights(
-    data: Sequence[Mapping[str, Any]], num_classes: int, rule: Literal["balanced"] | Sequence[float] | None
+    data: Sequence[Mapping[str, Any]],
+    num_classes: int,
+    rule: Literal["balanced"] | Sequence[float] | None,
+    *,
+    device: torch.device | str = "cpu",
 ) -> torch.Tensor | None:
     """Weights of the classes for a loss.
 
@@ -64,6 +68,7 @@ def class_weights(
         num_classes: C.
         rule: None for none, ``balanced`` for N / (C n_c) (scikit-learn's rule, whose mean over items is 1), or C
             numbers.
+        device: where the loss is computed.
 
     Returns:
         ``[C]`` or None.
@@ -82,8 +87,9 @@ def class_weights(
         empty = [index for index in range(num_classes) if not counts[index]]
         if empty:
             raise ManifestError("class_weights", f"class {empty[0]} has no training item", "add some or drop the class")
-        return torch.tensor([len(data) / (num_classes * counts[index]) for index in range(num_classes)])
-    weights = torch.tensor([float(weight) for weight in rule])
+        shares = [len(data) / (num_classes * counts[index]) for index in range(num_classes)]
+        return torch.tensor(shares, device=device)
+    weights = torch.tensor([float(weight) for weight in rule], device=device)
     if len(weights) != num_classes:
         raise ManifestError(
             "class_weights", f"has {len(weights)} weights for {num_classes} classes", "give one a class"

@@ -52,3 +52,10 @@ def test_class_weights_by_hand() -> None:
         class_weights(items, 3, "balanced")
     with pytest.raises(ManifestError, match="has 3 weights for 2 classes"):
         class_weights(items, 2, [1, 2, 3])
+
+
+@pytest.mark.parametrize("cache", ["memory", "none"])
+def test_balance_weights_and_caches_are_settings_of_the_train_config(train: Any, tmp_path: Path, cache: str) -> None:
+    train(tmp_path, max_epochs=1, cache=cache, balanced_sampling=True, class_weights="balanced")
+    assert (tmp_path / "model.pt").is_file()
+    assert not (tmp_path / "cache").exists()
