@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from pneumonai.pipeline.comparison.plan import Run
 from pneumonai.pipeline.outputs.files import write_bytes
+from pneumonai.pipeline.training.checkpoint import HISTORY
 
 LOG = "log.txt"
 _POLL_SECONDS = 0.5
@@ -49,7 +50,7 @@ def do_runs(runs: Sequence[Run], *, jobs: int, gpus: Sequence[str] = (), quiet: 
     with display.bar:
         try:
             while waiting or running:
-                while waiting and len(running) < jobs:
+                while waiting and len(running) < (jobs if _images_prepared(runs) else 1):
                     number, run = waiting.pop(0)
                     running.append(_start(run, jobs, gpus[number % len(gpus)] if gpus else None))
                 for job in [job for job in running if job.process.poll() is not None]:
@@ -66,6 +67,11 @@ def do_runs(runs: Sequence[Run], *, jobs: int, gpus: Sequence[str] = (), quiet: 
                 job.process.wait()
                 job.log.close()
     return failed
+
+
+def _images_prepared(runs: Sequence[Run]) -> bool:
+    """Whether a first epoch has filled the cache: side by side, first epochs would prepare the same images twice."""
+    return any((run.folder / HISTORY).exists() for run in runs)
 
 
 def _start(run: Run, jobs: int, gpu: str | None) -> _Job:
