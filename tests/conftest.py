@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,17 @@ import pytest
 
 # Results must not depend on what an earlier run found out about this machine.
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="pneumonai-cache-")
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Layers as small as a test's only wait for each other on several threads."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+from random_networks import randomise
 
 from pneumonai.networks.nets import VGG, FUSAResNet, MobileNetV2, ResNet
 from pneumonai.networks.nets.backbones import BACKBONES, Backbone, build_backbone
@@ -32,29 +33,9 @@ PUBLISHED = {
 NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Layers this small only wait for each other on several threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def random_network(build, *arguments):
     """A network in eval mode, every parameter and buffer drawn at random so that values neither vanish nor grow."""
-    torch.manual_seed(7)
-    network = build(*arguments).eval()
-    for name, tensor in network.state_dict().items():
-        if not tensor.is_floating_point():
-            tensor.random_(1, 100)
-        elif tensor.dim() > 1:
-            tensor.normal_(0, 1.4 * tensor[0].numel() ** -0.5)
-        elif name.endswith(("running_mean", "bias")):
-            tensor.normal_(0, 0.3)
-        else:
-            tensor.uniform_(0.5, 1.5)
-    return network
+    return randomise(build(*arguments), gain=1.4, seed=7)
 
 
 def resnet_names(depth):

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from monai.networks.nets import ResNet
+from random_networks import randomise
 from torch.utils.flop_counter import FlopCounterMode
 
 from pneumonai.networks.nets import CovNet
@@ -8,29 +9,9 @@ from pneumonai.networks.nets import CovNet
 RESNET50_PARAMETERS = 25_557_032  # three input channels, a thousand classes
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Layers this small only wait for each other on several threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def random_network(**options):
     """A slim network in eval mode, every parameter and buffer drawn at random so that the logits stay near 1."""
-    torch.manual_seed(6)
-    network = CovNet(base_channels=2, **options).eval()
-    for name, tensor in network.state_dict().items():
-        if not tensor.is_floating_point():
-            tensor.random_(1, 100)
-        elif tensor.dim() > 1:
-            tensor.normal_(0, 0.8 * tensor[0].numel() ** -0.5)
-        elif name.endswith(("running_mean", "bias")):
-            tensor.normal_(0, 0.3)
-        else:
-            tensor.uniform_(0.5, 1.5)
-    return network
+    return randomise(CovNet(base_channels=2, **options), gain=0.8, seed=6)
 
 
 def test_parameters_are_those_of_resnet_50_with_another_first_and_last_layer():

@@ -3,6 +3,7 @@ from functools import partial
 
 import pytest
 import torch
+from random_networks import randomise
 from torch import nn
 
 from pneumonai.networks.nets import VGG, DSPPCIDNet, MobileNetV2, ResNet
@@ -12,15 +13,6 @@ SMALL = {
     "resnet18": partial(ResNet, 2, 1, 0, depth=18, base_channels=2),
     "vgg19": partial(VGG, 2, 1, 0, depth=19, base_channels=2),
 }
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Layers this small only wait for each other on several threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 class Small(nn.Module):
@@ -47,20 +39,6 @@ def counted(**options):
     with torch.device("meta"):
         network = DSPPCIDNet(2, 3, **options)
     return sum(parameter.numel() for parameter in network.parameters())
-
-
-def randomised(network):
-    torch.manual_seed(4)
-    for name, tensor in network.state_dict().items():
-        if not tensor.is_floating_point():
-            tensor.random_(1, 100)
-        elif tensor.dim() > 1:
-            tensor.normal_(0, tensor[0].numel() ** -0.5)
-        elif name.endswith(("running_mean", "bias")):
-            tensor.normal_(0, 0.3)
-        else:
-            tensor.uniform_(0.5, 1.5)
-    return network.eval()
 
 
 def test_shipped_default_has_the_published_count():
@@ -99,7 +77,7 @@ def test_modules_add_what_their_wiring_says():
 
 @pytest.mark.parametrize(("stages", "cid"), ABLATION)
 def test_eight_ablations_run_and_their_pooled_map_gives_the_logits(stages, cid):
-    network = randomised(DSPPCIDNet(2, 1, 3, backbone=SMALL["resnet18"](), stages=stages, width=4, cid=cid))
+    network = randomise(DSPPCIDNet(2, 1, 3, backbone=SMALL["resnet18"](), stages=stages, width=4, cid=cid))
     x = torch.randn(2, 1, 64, 96)
     features = network.forward_features(x)
     assert features.shape == (2, 16 + (4 if stages else 0), 2, 3)
@@ -118,7 +96,7 @@ def test_a_named_backbone_without_modules_keeps_its_own_classifier():
 
 @pytest.mark.parametrize("backbone", ["resnet18", "vgg19"])
 def test_scripted_and_exported_agree_with_eager(backbone):
-    network = randomised(DSPPCIDNet(2, 1, 3, backbone=SMALL[backbone](), width=4))
+    network = randomise(DSPPCIDNet(2, 1, 3, backbone=SMALL[backbone](), width=4))
     x = torch.randn(2, 1, 72, 90)
     expected = network(x)
     for other in (torch.jit.script(network), torch.export.export(network, (x,)).module()):
@@ -127,13 +105,13 @@ def test_scripted_and_exported_agree_with_eager(backbone):
 
 def test_parts_that_are_left_out_are_scripted_too():
     for stages, cid in [((), False), ((), True), ((6,), False)]:
-        network = randomised(DSPPCIDNet(2, 1, 3, backbone=Small(1), stages=stages, cid=cid, width=4))
+        network = randomise(DSPPCIDNet(2, 1, 3, backbone=Small(1), stages=stages, cid=cid, width=4))
         x = torch.randn(1, 1, 64, 64)
         torch.testing.assert_close(torch.jit.script(network)(x), network(x), rtol=1e-5, atol=1e-5)
 
 
 def test_a_backbone_of_ones_own_plugs_in():
-    network = randomised(DSPPCIDNet(2, 1, 2, backbone=Small(1), width=8))
+    network = randomise(DSPPCIDNet(2, 1, 2, backbone=Small(1), width=8))
     x = torch.randn(2, 1, 64, 64)
     assert network(x).shape == (2, 2)
     assert network.dspp.out_channels == 72
@@ -144,7 +122,7 @@ def test_a_backbone_of_ones_own_plugs_in():
 
 def test_volumes_work():
     backbone = ResNet(3, 1, 0, depth=18, base_channels=2)
-    network = randomised(DSPPCIDNet(3, 1, 2, backbone=backbone, width=4))
+    network = randomise(DSPPCIDNet(3, 1, 2, backbone=backbone, width=4))
     assert network(torch.randn(1, 1, 32, 40, 64)).shape == (1, 2)
 
 

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from random_networks import randomise
 
 from pneumonai.networks.blocks import FUSA
 from pneumonai.networks.nets import FUSAResUNet
@@ -7,29 +8,9 @@ from pneumonai.networks.nets import FUSAResUNet
 CHANNELS = (2, 3, 4, 5, 6)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Layers this small only wait for each other on several threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def random_network(spatial_dims=2, **options):
     """A small network in eval mode with every parameter and buffer drawn at random."""
-    torch.manual_seed(9)
-    network = FUSAResUNet(spatial_dims, 1, 2, **{"channels": CHANNELS, **options}).eval()
-    for name, tensor in network.state_dict().items():
-        if not tensor.is_floating_point():
-            tensor.random_(1, 100)
-        elif tensor.dim() > 1:
-            tensor.normal_(0, tensor[0].numel() ** -0.5)
-        elif name.endswith(("running_mean", "bias")):
-            tensor.normal_(0, 0.3)
-        else:
-            tensor.uniform_(0.5, 1.5)
-    return network
+    return randomise(FUSAResUNet(spatial_dims, 1, 2, **{"channels": CHANNELS, **options}), seed=9)
 
 
 @pytest.mark.parametrize(("base", "millions"), [(64, 40.1), (32, 10.0), (16, 2.5)])

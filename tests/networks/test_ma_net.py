@@ -2,6 +2,7 @@ from functools import partial
 
 import pytest
 import torch
+from random_networks import randomise
 from torch import nn
 
 from pneumonai.networks.blocks.attention_pooling import AttentionGenerator, AttentionPooling, GlobalPooling
@@ -10,31 +11,8 @@ from pneumonai.networks.nets import MANet, MobileNetV2, ResNet
 BACKBONE = partial(ResNet, 2, 1, 0, depth=18, base_channels=2)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Layers this small only wait for each other on several threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def randomised(network):
-    torch.manual_seed(6)
-    for name, tensor in network.state_dict().items():
-        if not tensor.is_floating_point():
-            tensor.random_(1, 100)
-        elif tensor.dim() > 1:
-            tensor.normal_(0, tensor[0].numel() ** -0.5)
-        elif name.endswith(("running_mean", "bias")):
-            tensor.normal_(0, 0.3)
-        else:
-            tensor.uniform_(0.5, 1.5)
-    return network.eval()
-
-
 def small(**options):
-    return randomised(MANet(2, 1, 3, backbone=BACKBONE(), **{"num_attention_maps": 4, **options}))
+    return randomise(MANet(2, 1, 3, backbone=BACKBONE(), **{"num_attention_maps": 4, **options}))
 
 
 @pytest.mark.parametrize(
@@ -88,7 +66,7 @@ def test_global_poolings_by_hand():
 
 @pytest.mark.parametrize("spatial_dims", [2, 3])
 def test_generator_sums_the_averaged_maps_of_each_stage(spatial_dims):
-    generator = randomised(AttentionGenerator(spatial_dims, [3, 5], num_maps=4))
+    generator = randomise(AttentionGenerator(spatial_dims, [3, 5], num_maps=4))
     fine, coarse = torch.randn(2, 3, *[4] * spatial_dims), torch.randn(2, 5, *[2] * spatial_dims)
     pool = nn.AvgPool2d(2) if spatial_dims == 2 else nn.AvgPool3d(2)
     expected = pool(generator.branches[0](fine)) + generator.branches[1](coarse)
@@ -122,7 +100,7 @@ def test_scripted_and_exported_agree_with_eager(pooling):
 
 
 def test_volumes_work():
-    network = randomised(MANet(3, 1, 2, backbone=ResNet(3, 1, 0, depth=18, base_channels=2)))
+    network = randomise(MANet(3, 1, 2, backbone=ResNet(3, 1, 0, depth=18, base_channels=2)))
     assert network.attention_maps(torch.randn(1, 1, 32, 40, 64))[0].shape == (1, 32, 1, 2, 2)
 
 

@@ -2,6 +2,7 @@ import warnings
 
 import pytest
 import torch
+from random_networks import randomise
 from torch.utils.flop_counter import FlopCounterMode
 
 from pneumonai.networks.blocks import AttentionMask, NonLocal, PreActivationBottleneck
@@ -10,29 +11,9 @@ from pneumonai.networks.nets import NLRAN
 SIZE = (1, 1, 64, 160, 160)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Layers this small only wait for each other on several threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def random_network(**options):
     """A small network in eval mode, every parameter and buffer drawn at random so that the logits stay near 1."""
-    torch.manual_seed(5)
-    network = NLRAN(base_channels=4, **options).eval()
-    for name, tensor in network.state_dict().items():
-        if not tensor.is_floating_point():
-            tensor.random_(1, 100)
-        elif tensor.dim() > 1:
-            tensor.normal_(0, 0.7 * tensor[0].numel() ** -0.5)
-        elif name.endswith(("running_mean", "bias")):
-            tensor.normal_(0, 0.3)
-        else:
-            tensor.uniform_(0.5, 1.5)
-    return network
+    return randomise(NLRAN(base_channels=4, **options), gain=0.7, seed=5)
 
 
 def counts(**options):

@@ -2,6 +2,7 @@ import re
 
 import pytest
 import torch
+from random_networks import randomise
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -19,28 +20,9 @@ ROWS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Layers this small only wait for each other on several threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def draw(network):
     """Every parameter and buffer at random so that the logits stay near 1; eval mode."""
-    torch.manual_seed(5)
-    for name, tensor in network.state_dict().items():
-        if not tensor.is_floating_point():
-            tensor.random_(1, 100)
-        elif tensor.dim() > 1:
-            tensor.normal_(0, 1.2 * tensor[0].numel() ** -0.5)
-        elif name.endswith(("running_mean", "bias")):
-            tensor.normal_(0, 0.3)
-        else:
-            tensor.uniform_(0.5, 1.5)
-    return network.eval()
+    return randomise(network, gain=1.2, seed=5)
 
 
 def unit_parameters(before, after, changes):

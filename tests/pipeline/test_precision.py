@@ -2,6 +2,7 @@ import json
 
 import pytest
 import torch
+from random_networks import randomise
 from torch import nn
 
 from pneumonai.networks.nets import NLRAN
@@ -10,30 +11,12 @@ from pneumonai.pipeline.precision import Precision, choose_precision, find_bf16_
 
 SHAPE = (1, 1, 32, 48, 48)
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Layers this small only wait for each other on several threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def small_network(width=4, **options):
     """A network in eval mode, every parameter and buffer drawn at random so that the logits stay near 1."""
-    torch.manual_seed(3)
-    network = NLRAN(base_channels=width, **options).eval()
-    for name, tensor in network.state_dict().items():
-        if not tensor.is_floating_point():
-            tensor.random_(1, 100)
-        elif tensor.dim() > 1:
-            tensor.normal_(0, 0.7 * tensor[0].numel() ** -0.5)
-        elif name.endswith(("running_mean", "bias")):
-            tensor.normal_(0, 0.3)
-        else:
-            tensor.uniform_(0.5, 1.5)
-    return network
+    return randomise(NLRAN(base_channels=width, **options), gain=0.7, seed=3)
 
 
 class WrongInBf16(nn.Conv3d):
