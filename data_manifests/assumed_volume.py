@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from pneumonai.data_manifests.whole_files import whole_file
 
 MARK = "assumed: hounsfield, spacing"
 """How ``descrip`` and Derivation Description of such a volume begin."""
@@ -44,21 +45,11 @@ class Assumed:
         return {"hounsfield": self.rule, "spacing_mm": list(self.spacing_mm)}
 
 
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Write to a hidden name beside ``path`` with the same ending, then rename: all of it or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".partial.{path.name}")
-    try:
-        write(partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def write_json(path: Path, content: Any) -> None:
     """Write JSON whole or not at all."""
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+    with whole_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def _origin(shape: tuple[int, ...], spacing: tuple[float, float, float]) -> np.ndarray:
@@ -78,7 +69,8 @@ def write_nifti(hounsfield: np.ndarray, assumed: Assumed, path: Path) -> None:
     image.set_qform(affine, 2)
     image.set_sform(affine, 2)
     image.header["descrip"] = f"{MARK}; {assumed.rule}".encode()[:79]
-    write_whole(path, lambda partial: nib.save(image, partial))
+    with whole_file(path) as partial:
+        nib.save(image, partial)
 
 
 def write_dicom(hounsfield: np.ndarray, assumed: Assumed, folder: Path, *, name: str, patient_id: str) -> None:

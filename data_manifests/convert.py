@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pneumonai.data_manifests.assemble import SplitChoice, make_datalist
-from pneumonai.data_manifests.assumed_volume import Assumed, write_dicom, write_json, write_nifti, write_whole
+from pneumonai.data_manifests.assumed_volume import Assumed, write_dicom, write_json, write_nifti
 from pneumonai.data_manifests.description import Description, load_description
 from pneumonai.data_manifests.errors import ManifestError
 from pneumonai.data_manifests.rules import LeftOutError, Source, evaluate
@@ -25,6 +25,7 @@ from pneumonai.data_manifests.slice_stack import (
     stack_fingerprint,
 )
 from pneumonai.data_manifests.tree import FileTree
+from pneumonai.data_manifests.whole_files import whole_file
 from pneumonai.data_manifests.workers import work_through
 
 Form = Literal["nifti", "dicom"]
@@ -218,4 +219,5 @@ def _write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]])
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
     writer.writerows(rows)
-    write_whole(path, lambda part: part.write_text(text.getvalue(), encoding="utf-8"))
+    with whole_file(path) as part:
+        part.write_text(text.getvalue(), encoding="utf-8")

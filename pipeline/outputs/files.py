@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import errno
-import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
+from pneumonai.data_manifests import whole_files
 from pneumonai.pipeline.errors import OutputError
 
 _REASONS = {
@@ -39,17 +39,11 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     Raises:
         OutputError: the file system refused (full disk, read-only folder, ...).
     """
-    path = Path(path)
-    temporary = path.with_name(f".{uuid.uuid4().hex[:12]}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        temporary.replace(path)
+        with whole_files.whole_file(path) as temporary:
+            yield temporary
     except OSError as error:
         raise output_error(path, error) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:

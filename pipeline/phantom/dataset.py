@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
+from pneumonai.data_manifests.whole_files import whole_file
 from pneumonai.pipeline.phantom.patient import Difficulty, Kind
 from pneumonai.pipeline.phantom.phantom import Phantom, make_phantom
 from pneumonai.pipeline.phantom.write import write_dicom, write_nifti, write_slices, write_xray
@@ -70,10 +70,8 @@ def _make(
 
 
 def _write_json(path: Path, content: object) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".partial.{os.getpid()}.{path.name}")
-    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)
+    with whole_file(path) as partial:
+        partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def write_dataset(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pneumonai.data_manifests.whole_files import whole_file
 from pneumonai.pipeline.phantom.patient import Difficulty
 from pneumonai.pipeline.phantom.phantom import Phantom
 from pneumonai.pipeline.phantom.projections import axial_picture, project_masks, project_xray, slice_positions
@@ -20,14 +21,9 @@ DESCRIPTION = "Synthetic phantom, not a patient"
 
 
 def _save(path: Path, write: Callable[[Path], object]) -> Path:
-    """Write to a temporary name beside ``path`` with the same ending, then rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".partial.{path.name}")
-    try:
+    """Write a whole file or none; returns its path."""
+    with whole_file(path) as unfinished:
         write(unfinished)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
     return path
 
 

@@ -168,7 +168,7 @@ def test_interrupted_and_resumed(download: Path, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         convert_scans(download, out, workers=1, progress=stop)
     finished = {file: file.stat().st_mtime_ns for file in out.rglob("*.nii.gz")}
-    assert len(finished) == 2 and not list(out.rglob(".partial*"))
+    assert len(finished) == 2 and not list(out.rglob(".*part*"))
     done = convert_scans(download, out, workers=1)
     assert [outcome.resumed for outcome in done.outcomes] == [True, True, False, False]
     assert all(file.stat().st_mtime_ns == then for file, then in finished.items())
