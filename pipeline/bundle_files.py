@@ -6,7 +6,7 @@ import zipfile
 from pathlib import Path
 
 from pneumonai.pipeline.bundle import Bundle, inference_config
-from pneumonai.pipeline.outputs.files import output_error, whole_file
+from pneumonai.pipeline.outputs.files import whole_file
 from pneumonai.pipeline.weights import load_weights
 
 # What a bundle's folder may gather while it is used, and no zoo wants.
@@ -60,9 +60,7 @@ def export_torchscript(bundle: Bundle, output: Path) -> Path:
 
     configs = bundle.root / "configs"
     load_weights(inference_config(bundle.root).get_parsed_content("network_def"), bundle.weights, subject=bundle.name)
-    temporary = output.with_name(f".{output.stem}.part.ts")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(output) as temporary:
         ckpt_export(
             net_id="network_def",
             filepath=str(temporary),
@@ -71,8 +69,4 @@ def export_torchscript(bundle: Bundle, output: Path) -> Path:
             config_file=[str(configs / "inference.json")],
             bundle_root=str(bundle.root),
         )
-        temporary.replace(output)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise output_error(output, error) from error
     return output
