@@ -76,6 +76,7 @@ class PhantomDifficulty(StrEnum):
 
     USUAL = "usual"
     HARD = "hard"
+    MIXED = "mixed"
 
 
 @app.callback()
@@ -189,7 +190,7 @@ def phantom(
     validation: Annotated[int, typer.Option(min=0, help="... and validation phantoms of each kind.")] = 0,
     test: Annotated[int, typer.Option(min=0, help="... and test phantoms of each kind.")] = 0,
     difficulty: Annotated[
-        PhantomDifficulty, typer.Option(help="hard: small, faint lesions beside what only looks like them.")
+        PhantomDifficulty, typer.Option(help="hard: small, faint lesions beside what only looks like them; mixed: odd seeds hard.")
     ] = PhantomDifficulty.USUAL,
 ) -> None:
     """Make a synthetic study with known truth, OUTPUT/sample_KIND; or a data set with its datalist.json."""

@@ -57,8 +57,8 @@ def _make(
 ) -> list[dict[str, object]]:
     """Write one phantom unless it is there; its entries for the datalist."""
     recipe: dict[str, object] = {"kind": kind.value, "seed": seed, "shape": list(shape), "form": form}
-    if difficulty is not Difficulty.USUAL:
-        recipe["difficulty"] = difficulty.value
+    if difficulty.of_seed(seed) is not Difficulty.USUAL:
+        recipe["difficulty"] = difficulty.of_seed(seed).value
     record = folder / ".finished" / f"{kind.value}_{seed:04d}.json"
     entries = _finished(folder, record, recipe)
     if entries is None:
@@ -95,7 +95,7 @@ def write_dataset(
         first_seed: the training part's first seed; the parts follow one another, so no seed is in two parts.
         shape: of each volume.
         form: ``nifti``, ``dicom`` (one folder a study), ``xray`` or ``slices``.
-        difficulty: usual, or hard: small, faint lesions beside what only looks like them.
+        difficulty: usual; hard: small, faint lesions beside what only looks like them; mixed: every other one hard.
         workers: processes; 1 works in this one.
         progress: show a progress bar on standard error.
 
@@ -137,6 +137,6 @@ def write_dataset(
     for index, (part, _, _) in enumerate(jobs):
         datalist[part] += found[index]
     path = folder / "datalist.json"
-    name = "synthetic thorax phantoms" + (", hard" if difficulty is Difficulty.HARD else "")
+    name = "synthetic thorax phantoms" + ("" if difficulty is Difficulty.USUAL else f", {difficulty.value}")
     _write_json(path, {"name": name, **datalist})
     return path

@@ -22,10 +22,17 @@ class Kind(StrEnum):
 
 
 class Difficulty(StrEnum):
-    """How plainly a phantom shows what it shows."""
+    """How plainly a phantom shows what it shows; mixed is hard for odd seeds, usual for even ones."""
 
     USUAL = "usual"
     HARD = "hard"
+    MIXED = "mixed"
+
+    def of_seed(self, seed: int) -> Difficulty:
+        """The difficulty of one seed's phantom: usual or hard."""
+        if self is not Difficulty.MIXED:
+            return self
+        return Difficulty.HARD if seed % 2 else Difficulty.USUAL
 
 
 @dataclass(frozen=True)

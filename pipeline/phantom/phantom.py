@@ -73,13 +73,13 @@ def make_phantom(
         seed: which patient, 0 or more.
         shape: voxels along ``i, j, k``, at least 32 each.
         spacing: mm along ``i, j, k``; by default such that the thorax fits the volume.
-        difficulty: usual, or hard.
+        difficulty: usual, hard, or mixed: hard for an odd seed, usual for an even one.
 
     Raises:
         ValueError: for an unknown kind or difficulty, a negative seed, a shape under 32 or a spacing that is not
             positive.
     """
-    kind, difficulty = Kind(kind), Difficulty(difficulty)
+    kind, difficulty = Kind(kind), Difficulty(difficulty).of_seed(seed)
     if seed < 0:
         raise ValueError(f"seed must be 0 or more, got {seed}")
     if len(shape) != 3 or min(shape) < 32:

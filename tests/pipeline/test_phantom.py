@@ -316,6 +316,20 @@ def test_a_data_set_of_another_difficulty_is_made_anew(tmp_path: Path) -> None:
         write_dataset(tmp_path, difficulty="harder", **wanted)
 
 
+def test_mixed_phantoms_are_hard_for_odd_seeds_and_the_usual_ones_for_even(tmp_path: Path) -> None:
+    wanted = {"counts": {"training": 2}, "kinds": ["cp"], "shape": (32, 32, 32), "workers": 1, "progress": False}
+    listed = json.loads(write_dataset(tmp_path, difficulty="mixed", **wanted).read_text())
+    assert "mixed" in listed["name"]
+    for entry, difficulty in zip(listed["training"], ("usual", "hard"), strict=True):
+        seed = int(Path(entry["image"]).name.split("_")[1].split(".")[0])
+        expected = make_phantom("cp", seed, shape=(32, 32, 32), difficulty=difficulty)
+        made = make_phantom("cp", seed, shape=(32, 32, 32), difficulty="mixed")
+        assert made.difficulty.value == difficulty
+        np.testing.assert_array_equal(made.image, expected.image)
+        written = nib.load(tmp_path / entry["image"]).get_fdata()
+        np.testing.assert_array_equal(written, expected.image)
+
+
 def test_pictures_can_be_a_data_set_too(tmp_path: Path) -> None:
     path = write_dataset(
         tmp_path, counts={"training": 1}, kinds=["ncp"], shape=(32, 32, 32), form="slices", workers=1, progress=False
