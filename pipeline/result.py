@@ -20,12 +20,14 @@ class Maps:
         lungs: uint8, 0 background, 1 right lung, 2 left lung.
         heat_map: uint8, 0..255 for the explanation's 0..1.
         infection: uint8, 0 or 1.
+        truth: uint8, 0 or 1: the infection as a mask that the user gave, against which ours is shown.
         more_heat_maps: what other explainers gave for the same answer, likewise, by their names.
     """
 
     lungs: np.ndarray | None = None
     heat_map: np.ndarray | None = None
     infection: np.ndarray | None = None
+    truth: np.ndarray | None = None
     more_heat_maps: dict[str, np.ndarray] = field(default_factory=dict)
 
 
@@ -54,8 +56,12 @@ class Result:
             Made by ``outputs.lung_measures.lung_measures``.
         infection: right_ml, left_ml, total_ml (left out where no ml is known), right_percent, left_percent,
             total_percent; without lungs total_ml and percent_of_picture (``lung_measures.infection_measures``).
-        slices: ``[{"index": int, "position_mm": float, "classes": [...], "infection_percent": float}, ...]``, the
-            index counted from the feet, the first slice 0.
+            Of a CT in HU also hu_histogram (edges, counts), ground_glass_percent and consolidation_percent of the
+            voxels inside the infection (``lung_measures.infection_densities``).
+        slices: ``[{"index": int, "position_mm": float | None, "classes": [{"name", "probability"}, ...] | None,
+            "infection_percent": float | None}, ...]``, the index counted from the feet, the first slice of the
+            volume 0. A classification gives ``classes``; a segmentation ``infection_percent``, the share of the
+            slice's lung, of the whole slice where no lungs are (``lung_measures.infection_profile``).
         severity: score, maximum, method, parts.
         boxes: ``[{"x", "y", "width", "height", "score"}, ...]`` in pixels as displayed, origin top left.
         hu_histogram: ``{"edges": [...], "counts": [...]}`` of the voxels inside the lungs.

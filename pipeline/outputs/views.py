@@ -86,13 +86,7 @@ class Display:
 
     def positions(self, axis: int) -> tuple[float, float]:
         """DICOM patient coordinate (mm; z, y or x) of index 0 along an axis through the middle, and its step."""
-        if self.affine is None:
-            return 0.0, 1.0
-        row, sign = ((2, 1.0), (1, -1.0), (0, -1.0))[axis]
-        middle = [(n - 1) / 2.0 for n in self.image.shape]
-        middle[axis] = 0.0
-        start = float(self.affine[row, :3] @ middle + self.affine[row, 3])
-        return sign * start, sign * float(self.affine[row, axis])
+        return (0.0, 1.0) if self.affine is None else axis_positions(self.affine, self.image.shape, axis)
 
     @cached_property
     def window_table(self) -> np.ndarray | None:
@@ -112,6 +106,23 @@ class Display:
         return np.clip(np.rint(plane), 0, 255).astype(np.uint8)
 
 
+def display_turn(affine: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """How a volume is turned to be displayed: nibabel's orientation transform, and the affine of the turned volume."""
+    orientations = nib.orientations
+    target = orientations.axcodes2ornt(("S", "P", "L"))
+    turn = orientations.ornt_transform(orientations.io_orientation(affine), target)
+    return turn, affine @ orientations.inv_ornt_aff(turn, shape)
+
+
+def axis_positions(affine: np.ndarray, shape: tuple[int, ...], axis: int) -> tuple[float, float]:
+    """Of a volume in display order, :meth:`Display.positions`."""
+    row, sign = ((2, 1.0), (1, -1.0), (0, -1.0))[axis]
+    middle = [(n - 1) / 2.0 for n in shape]
+    middle[axis] = 0.0
+    start = float(affine[row, :3] @ middle + affine[row, 3])
+    return sign * start, sign * float(affine[row, axis])
+
+
 def display_of(study: Study, maps: Maps) -> Display:
     """A study and its maps in display order; nothing is copied but maps laid in memory unlike the image."""
     maps_given = (maps.lungs, maps.heat_map, maps.infection)
@@ -122,10 +133,7 @@ def display_of(study: Study, maps: Maps) -> Display:
     if study.image.ndim == 2:
         turn, affine, spacing = None, None, (1.0, 1.0, 1.0)
     else:
-        orientations = nib.orientations
-        target = orientations.axcodes2ornt(("S", "P", "L"))
-        turn = orientations.ornt_transform(orientations.io_orientation(study.affine), target)
-        affine = study.affine @ orientations.inv_ornt_aff(turn, study.image.shape)
+        turn, affine = display_turn(study.affine, study.image.shape)
         slices, rows, columns = np.linalg.norm(affine[:3, :3], axis=0).tolist()
         spacing = (slices, rows, columns)
 

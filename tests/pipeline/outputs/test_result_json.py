@@ -33,7 +33,15 @@ def full_result() -> Result:
         refer=np.bool_(True),
         refer_reason="confidence below 0.8",
         lungs={"right_ml": 2500.0, "left_ml": 2000.0, "total_ml": 4500.0},
-        infection={"total_ml": 4.5, "right_percent": 0.1, "left_percent": None, "total_percent": 0.1},
+        infection={
+            "total_ml": 4.5,
+            "right_percent": 0.1,
+            "left_percent": None,
+            "total_percent": 0.1,
+            "hu_histogram": {"edges": [-1000, 0, 100], "counts": np.array([3, 4])},
+            "ground_glass_percent": 42.9,
+            "consolidation_percent": 0.0,
+        },
         slices=[{"index": 3, "position_mm": -12.5, "classes": classes}],
         severity={"score": 3, "maximum": 25, "method": "lobes", "parts": {"right": 3}},
         boxes=[{"x": 1, "y": 2, "width": 3.5, "height": 4, "score": 0.9}],
@@ -55,6 +63,20 @@ def full_result() -> Result:
     )
 
 
+def segmented_result() -> Result:
+    densities = {"hu_histogram": {"edges": [-1000, 0, 100], "counts": [3, 4]}, "ground_glass_percent": 60.0}
+    return Result(
+        study=describe_study(made_study()),
+        bundle={"name": "b", "version": "0.1.0", "weights_sha256": "a" * 64, "trained_on": "x"},
+        infection={"percent_of_picture": 1.5, **densities, "consolidation_percent": None},
+        slices=[
+            {"index": 0, "position_mm": -12.5, "classes": None, "infection_percent": 1.5},
+            {"index": 1, "position_mm": None, "classes": None, "infection_percent": None},
+        ],
+        truth={"dice": 0.9, "precision": 1.0, "recall": 0.8},
+    )
+
+
 def document(result: Result, folder: Path) -> dict:
     write_json(result, folder / "result.json")
     return json.loads((folder / "result.json").read_text(encoding="utf-8"))
@@ -70,7 +92,7 @@ def test_the_schema_is_one_and_names_the_fields_of_result() -> None:
 
 def test_a_full_and_an_empty_result_are_valid_and_come_back(tmp_path: Path) -> None:
     empty = Result(study=describe_study(made_study()), bundle={**full_result().bundle, "weights_sha256": None})
-    for result in (full_result(), empty):
+    for result in (full_result(), segmented_result(), empty):
         jsonschema.validate(document(result, tmp_path), result_schema())
         assert read_json(tmp_path / "result.json").as_dict() == document(result, tmp_path)
 
@@ -83,6 +105,10 @@ def test_a_full_and_an_empty_result_are_valid_and_come_back(tmp_path: Path) -> N
         ("lungs", {"right_ml": 1.0, "left_ml": 2.0}),
         ("lungs", {"right_ml": 1.0, "left_ml": 2.0, "total_pixels": 3}),
         ("infection", {"total_ml": 3.0}),
+        ("infection", {"percent_of_picture": 1.0, "hu_histogram": {"edges": [0, 1]}}),
+        ("infection", {"percent_of_picture": 1.0, "ground_glass_percent": 101.0}),
+        ("slices", [{"index": 0, "infection_percent": 1.0}]),
+        ("slices", [{"index": -1, "classes": None}]),
         ("boxes", [{"x": 1, "y": 2, "width": 3, "height": 4, "score": 0.9, "label": "x"}]),
         ("files", ["/root/heat_map.nii.gz"]),
         ("files", ["../other/heat_map.nii.gz"]),
