@@ -9,6 +9,7 @@ from pneumonai.networks.nets.mobilenet_v2 import MobileNetV2
 from pneumonai.networks.nets.nl_ran import NLRAN
 from pneumonai.networks.nets.residual_network import ResidualNetwork
 from pneumonai.networks.nets.resnet import ResNet
+from pneumonai.networks.nets.resnet_segmentation import DeepLabV3, LinkNet, PSPNet
 from pneumonai.networks.nets.vgg import VGG
 
 __all__ = [
@@ -16,10 +17,13 @@ __all__ = [
     "VGG",
     "CovNet",
     "DSPPCIDNet",
+    "DeepLabV3",
     "FUSAResNet",
     "FUSAResUNet",
+    "LinkNet",
     "MANet",
     "MobileNetV2",
+    "PSPNet",
     "ResNet",
     "ResidualNetwork",
 ]
