@@ -3,6 +3,12 @@
 from .clahe import CLAHE, CLAHED, CLAHEd, CLAHEDict
 from .lung_crop import LungCrop, LungCropD, LungCropd, LungCropDict
 from .lung_segment import LungSegment, LungSegmentD, LungSegmentd, LungSegmentDict, LungsNotFoundError
+from .rand_foreground_scale_crop import (
+    RandForegroundScaleCrop,
+    RandForegroundScaleCropD,
+    RandForegroundScaleCropd,
+    RandForegroundScaleCropDict,
+)
 from .sample_slices import SampleSlices, SampleSlicesD, SampleSlicesd, SampleSlicesDict
 
 __all__ = [
@@ -19,6 +25,10 @@ __all__ = [
     "LungSegmentDict",
     "LungSegmentd",
     "LungsNotFoundError",
+    "RandForegroundScaleCrop",
+    "RandForegroundScaleCropD",
+    "RandForegroundScaleCropDict",
+    "RandForegroundScaleCropd",
     "SampleSlices",
     "SampleSlicesD",
     "SampleSlicesDict",
