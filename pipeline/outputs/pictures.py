@@ -9,16 +9,20 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from pneumonai.pipeline.outputs.files import whole_file
-from pneumonai.pipeline.outputs.views import Display, View, display_of, heat_colours, telling_slices
+from pneumonai.pipeline.outputs.views import (
+    MASK_OPACITY,
+    Display,
+    Region,
+    View,
+    display_of,
+    heat_colours,
+    telling_slices,
+)
 from pneumonai.pipeline.result import Maps
 from pneumonai.pipeline.study import Study
 
-INFECTION_RGB = (64, 224, 208)
-"""Colour of the infection mask in pictures and report."""
-
 HEAT_OPACITY = 0.5
 """Of the strongest response, in pictures and where the report begins."""
-_INFECTION_OPACITY = 0.45
 _TILES = {"axial": (2, 3), "coronal": (1, 3), "sagittal": (1, 3), "picture": (1, 1)}
 _TILE_WIDTH = 360
 _PICTURE_WIDTH = 1024
@@ -30,7 +34,8 @@ def write_pictures(study: Study, maps: Maps, folder: str | Path) -> list[str]:
 
     Args:
         study: the study.
-        maps: what is laid over; without any map the plain planes are shown.
+        maps: what is laid over; without any map the plain planes are shown. With a truth the infection's agreement
+            with it is coloured, and a legend below names the colours.
         folder: the study's folder of results; ``pictures`` is made in it.
 
     Returns:
@@ -46,7 +51,10 @@ def write_pictures(study: Study, maps: Maps, folder: str | Path) -> list[str]:
             continue
         name = "pictures/overlay.png" if plane.name == "picture" else f"pictures/{plane.name}.png"
         with whole_file(Path(folder) / name) as temporary:
-            montage(display, plane)[0].save(temporary, format="PNG", compress_level=3)
+            sheet = montage(display, plane)[0]
+            if display.truth is not None:
+                sheet = _with_legend(sheet, display.regions)
+            sheet.save(temporary, format="PNG", compress_level=3)
         names.append(name)
     return names
 
@@ -93,10 +101,12 @@ def draw_plane(display: Display, plane: View, index: int) -> Image.Image:
         coloured = heat_colours()[np.asarray(heat.resize(size, Image.Resampling.BILINEAR))]
         alpha = (coloured[..., 3] * HEAT_OPACITY).astype(np.uint8)
         tile.paste(Image.fromarray(np.ascontiguousarray(coloured[..., :3])), mask=Image.fromarray(alpha))
-    if display.infection is not None:
-        marked = plane_of(display.infection, plane, index) > 0
-        mask = Image.fromarray(marked * np.uint8(round(255 * _INFECTION_OPACITY)))
-        tile.paste(INFECTION_RGB, mask=mask.resize(size, Image.Resampling.NEAREST))
+    if display.regions:
+        codes = Image.fromarray(display.region_codes(lambda whole: plane_of(whole, plane, index)))
+        codes_shown = np.asarray(codes.resize(size, Image.Resampling.NEAREST))
+        for region in display.regions:
+            mask = (codes_shown == region.code) * np.uint8(round(255 * MASK_OPACITY))
+            tile.paste(region.rgb, mask=Image.fromarray(mask))
     _mark(tile, plane, index, display.image.shape[plane.axis])
     return tile
 
@@ -115,3 +125,21 @@ def _mark(tile: Image.Image, plane: View, index: int, count: int) -> None:
     write((width - pad, height / 2), plane.right, "rm")
     if count > 1:
         write((pad, height - pad), f"{index + 1}/{count}", "ls")
+
+
+def _with_legend(sheet: Image.Image, regions: tuple[Region, ...]) -> Image.Image:
+    """A picture with a band below it that names each colour, a line each; smaller letters where it is narrow."""
+    texts = [f"{region.colour}: {region.words}" for region in regions]
+    size = 18.0
+    while size > 7 and max(ImageFont.load_default(size).getlength(text) for text in texts) > sheet.width - 3 * size:
+        size -= 1
+    font, line = ImageFont.load_default(size), round(1.5 * size)
+    made = Image.new("RGB", (sheet.width, sheet.height + line * len(regions) + line // 2))
+    made.paste(sheet)
+    draw = ImageDraw.Draw(made)
+    for number, (region, text) in enumerate(zip(regions, texts, strict=True)):
+        middle = sheet.height + line // 4 + line * number + line // 2
+        half = round(size / 2.5)
+        draw.rectangle((half, middle - half, 3 * half, middle + half), fill=region.rgb)
+        draw.text((5 * half, middle), text, fill=_INK, font=font, anchor="lm")
+    return made

@@ -19,9 +19,10 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
+from pneumonai.pipeline.outputs import report_charts as charts
 from pneumonai.pipeline.outputs import report_content as content
 from pneumonai.pipeline.outputs.files import write_bytes
-from pneumonai.pipeline.outputs.pictures import HEAT_OPACITY, INFECTION_RGB, draw_plane, montage
+from pneumonai.pipeline.outputs.pictures import HEAT_OPACITY, draw_plane, montage
 from pneumonai.pipeline.outputs.sprites import (
     data_address,
     encode_heat_map,
@@ -29,7 +30,14 @@ from pneumonai.pipeline.outputs.sprites import (
     encode_labels,
     shown_slices,
 )
-from pneumonai.pipeline.outputs.views import Display, display_of, heat_colours, telling_plane, telling_slices
+from pneumonai.pipeline.outputs.views import (
+    MASK_OPACITY,
+    Display,
+    display_of,
+    heat_colours,
+    telling_plane,
+    telling_slices,
+)
 from pneumonai.pipeline.result import Maps, Result
 from pneumonai.pipeline.study import Study
 
@@ -70,15 +78,18 @@ def write_report(study: Study, result: Result, maps: Maps, path: str | Path) -> 
             side_by_side=_side_by_side(study, result, maps),
             tilt=display.tilt_degrees if display.tilt_degrees > _TILT_WORTH_TELLING else None,
             gradient=_gradient(),
-            infection_colour="#{:02x}{:02x}{:02x}".format(*INFECTION_RGB),
+            regions=[(_hex(region.rgb), region.colour, region.words) for region in display.regions],
+            has_truth=display.truth is not None,
             modality=content.MODALITY_WORDS.get(str(study.modality), str(study.modality)),
             verdict=content.class_words(result.verdict) if result.verdict else None,
             bars=content.class_bars(result),
             lungs=content.lung_rows(result),
+            headline=content.infection_headline(result),
             infection_sentence=content.infection_sentence(result),
-            densities=content.density_table(result),
-            chart=content.density_chart(result),
+            densities=_densities(result),
             slices=content.slice_rows(result),
+            slice_charts=charts.slice_charts(result),
+            slice_sentence=content.slice_sentence(result),
             truth=content.truth_rows(result),
             study_rows=content.study_rows(result),
             timing=content.timing_rows(result),
@@ -111,12 +122,42 @@ def _viewer_data(display: Display, result: Result, threads: Executor) -> dict[st
         "heat": heat_map.as_dict() if heat_map else None,
         "labels": labels.as_dict() if labels else None,
         "colours": heat_colours().ravel().tolist(),
-        "infection": INFECTION_RGB,
+        "regions": _by_code(display),
+        "region_alpha": round(255 * MASK_OPACITY),
         "boxes": result.boxes or [],
         "has_lungs": display.lungs is not None,
         "has_infection": display.infection is not None,
         "is_hu": display.is_hu,
     }
+
+
+def _densities(result: Result) -> list[dict[str, Any]]:
+    """Histograms of Hounsfield units, each with its words and its table: inside the lungs, inside the infection."""
+    infection = (result.infection or {}).get("hu_histogram")
+    cards = [
+        ("lungs", charts.density_chart(result.hu_histogram, "lungs"), content.density_table(result), ""),
+        (
+            "infection",
+            charts.density_chart(infection, "infection", charts.INFECTION_BANDS),
+            content.infection_density_table(result),
+            content.infection_density_sentence(result),
+        ),
+    ]
+    return [
+        dict(zip(("where", "chart", "rows", "sentence"), card, strict=True)) for card in cards if card[1] is not None
+    ]
+
+
+def _by_code(display: Display) -> list[tuple[int, int, int] | None]:
+    """Colour of each region, at the place of its code; None where nothing is coloured."""
+    colours: list[tuple[int, int, int] | None] = [None] * 4
+    for region in display.regions:
+        colours[region.code] = region.rgb
+    return colours
+
+
+def _hex(rgb: tuple[int, ...]) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*rgb)
 
 
 def _centre(display: Display, axis: int, length: int) -> float:
@@ -143,16 +184,17 @@ def _stills(display: Display) -> list[dict[str, str]]:
 
 
 def _side_by_side(study: Study, result: Result, maps: Maps) -> list[dict[str, Any]]:
-    """Every heat map over the same planes, each with its name and what it shows; nothing where there is one only."""
+    """Every heat map over the same planes, each with its name and what it shows; nothing without further ones."""
     if not maps.more_heat_maps:
         return []
-    heat_maps = [maps.heat_map, *maps.more_heat_maps.values()]
-    displays = [display_of(study, Maps(lungs=maps.lungs, heat_map=heat_map)) for heat_map in heat_maps]
+    described = {one["name"]: one for one in (result.explanation or {}).get("maps", [])}
+    own = {} if maps.heat_map is None else {next(iter(described), "own"): maps.heat_map}
+    heat_maps = own | maps.more_heat_maps
+    displays = [display_of(study, Maps(lungs=maps.lungs, heat_map=heat_map)) for heat_map in heat_maps.values()]
     planes = [plane for plane in displays[0].planes if plane.name != "sagittal"] or displays[0].planes
     chosen = [(plane, telling_plane(displays, plane.axis)) for plane in planes]
-    described = {one["name"]: one for one in (result.explanation or {}).get("maps", [])}
     columns: list[dict[str, Any]] = []
-    for display, name in zip(displays, [next(iter(described), "own"), *maps.more_heat_maps], strict=True):
+    for display, name in zip(displays, heat_maps, strict=True):
         one = described.get(name, {"method": name, "shows": ""})
         stills = [
             {
@@ -174,10 +216,7 @@ def _jpeg(picture: Image.Image) -> str:
 def _gradient() -> list[dict[str, Any]]:
     """Stops of the heat map's legend."""
     colours = heat_colours()
-    return [
-        {"offset": f"{100 * v // 255}%", "colour": "#{:02x}{:02x}{:02x}".format(*colours[v, :3].tolist())}
-        for v in range(0, 256, 15)
-    ]
+    return [{"offset": f"{100 * v // 255}%", "colour": _hex(tuple(colours[v, :3].tolist()))} for v in range(0, 256, 15)]
 
 
 def _policy(style: str, script: str) -> str:

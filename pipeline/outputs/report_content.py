@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
+from pneumonai.pipeline.outputs.lung_measures import CONSOLIDATION_HU, GROUND_GLASS_HU
 from pneumonai.pipeline.result import Result
 
 CLASS_WORDS = {
@@ -40,6 +41,13 @@ _DENSITY_BANDS = (
     (-500, "-700 to -500 HU", "poorly aerated, faint ground glass"),
     (-100, "-500 to -100 HU", "ground glass, small vessels"),
     (None, "above -100 HU", "vessels, consolidation"),
+)
+
+_INFECTION_BANDS = (
+    (GROUND_GLASS_HU[0], "below -750 HU", "aerated lung within the marks"),
+    (GROUND_GLASS_HU[1], "-750 to -300 HU", "ground glass"),
+    (CONSOLIDATION_HU[1], "-300 to 50 HU", "consolidation"),
+    (None, "above 50 HU", "denser than soft tissue"),
 )
 
 
@@ -94,58 +102,66 @@ def lung_rows(result: Result) -> tuple[list[str], list[list[str]]]:
     return header, [[name, *(column[row] for column in columns)] for row, name in enumerate(names)]
 
 
+def infection_headline(result: Result) -> tuple[str, str] | None:
+    """The answer of a model that marks regions: the infected share, and behind it the millilitres where known."""
+    infection = result.infection
+    if infection is None or result.verdict is not None:
+        return None
+    whole = "both lungs" if "total_percent" in infection else f"the {_whole(result)}"
+    percent = infection.get("total_percent", infection.get("percent_of_picture"))
+    if percent is None:
+        return None
+    amount = f"{_amount(infection['total_ml'], 1)} ml in all" if infection.get("total_ml") else ""
+    if not percent:
+        return f"Infection: none in {whole}", amount
+    share = "less than 0.1\u00a0%" if percent < 0.05 else _percent(percent, 1)
+    return f"Infection: {share} of {whole}", amount
+
+
 def infection_sentence(result: Result) -> str:
     """What is known of the infection where no lungs are; else empty."""
     infection = result.infection or {}
     if "percent_of_picture" not in infection:
         return ""
-    text = f"Infection takes {_percent(infection['percent_of_picture'], 1)} of the picture"
+    text = f"Infection takes {_percent(infection['percent_of_picture'], 1)} of the {_whole(result)}"
     return text + (f", {_amount(infection['total_ml'], 1)} ml." if "total_ml" in infection else ".")
 
 
 def density_table(result: Result) -> list[dict[str, str]]:
     """Share of the lungs in bands of Hounsfield units; empty without a histogram."""
-    histogram = result.hu_histogram
+    return _band_rows(result.hu_histogram, _DENSITY_BANDS)
+
+
+def infection_density_table(result: Result) -> list[dict[str, str]]:
+    """Share of the infection in bands of Hounsfield units; empty without a histogram or without infection."""
+    return _band_rows((result.infection or {}).get("hu_histogram"), _INFECTION_BANDS)
+
+
+def infection_density_sentence(result: Result) -> str:
+    """Ground glass against consolidation, in words; empty where not known."""
+    infection = result.infection or {}
+    shares = [infection.get(f"{name}_percent") for name in ("ground_glass", "consolidation")]
+    if None in shares:
+        return ""
+    ground_glass, consolidation = (_percent(share, 1) for share in shares)
+    return f"{ground_glass} of the infection is ground glass, {consolidation} consolidation."
+
+
+def _band_rows(
+    histogram: dict[str, Any] | None, bands: tuple[tuple[int | None, str, str], ...]
+) -> list[dict[str, str]]:
     total = sum(histogram["counts"]) if histogram else 0
     if histogram is None or not total:
         return []
     rows: list[dict[str, str]] = []
     low = float("-inf")
-    for high, name, meaning in _DENSITY_BANDS:
+    for high, name, meaning in bands:
         top = float("inf") if high is None else high
         bins = zip(histogram["edges"], histogram["counts"], strict=False)
         inside = sum(count for edge, count in bins if low <= edge < top)
         rows.append({"band": name.replace("-", "−"), "meaning": meaning, "share": _percent(100.0 * inside / total, 1)})
         low = top
     return rows
-
-
-def density_chart(result: Result, width: float = 600.0, height: float = 140.0) -> dict[str, Any] | None:
-    """The histogram as an SVG path of steps, with ticks every 200 HU; None without a histogram."""
-    histogram = result.hu_histogram
-    if histogram is None or not sum(histogram["counts"]):
-        return None
-    edges, counts = histogram["edges"], histogram["counts"]
-    first, last, most = edges[0], edges[-1], max(counts)
-
-    def x(value: float) -> float:
-        return round((value - first) / (last - first) * width, 1)
-
-    steps = [f"M0 {height}"]
-    for edge, following, count in zip(edges, edges[1:], counts, strict=False):
-        y = round(height - count / most * (height - 8.0), 1)
-        steps.append(f"L{x(edge)} {y}L{x(following)} {y}")
-    steps.append(f"L{width} {height}Z")
-    shown = (value for value in range(-1000, 201, 200) if first <= value <= last)
-    ticks = [{"x": x(value), "text": str(value).replace("-", "−")} for value in shown]
-    peak = edges[counts.index(most)]
-    return {
-        "path": "".join(steps),
-        "width": width,
-        "height": height,
-        "ticks": ticks,
-        "words": f"Histogram of Hounsfield units inside the lungs from {first} to {last}, highest near {peak}",
-    }
 
 
 def file_links(result: Result) -> list[dict[str, str]]:
@@ -190,18 +206,60 @@ def study_rows(result: Result) -> list[tuple[str, str]]:
 def slice_rows(result: Result) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the answers slice by slice; nothing where slices are not answered."""
     slices = result.slices or []
-    if not slices:
+    names = [item["name"] for item in next((one["classes"] for one in slices if one["classes"]), [])]
+    measured = any(one.get("infection_percent") is not None for one in slices)
+    if not names and not measured:
         return [], []
-    header = ["Slice", *(class_words(item["name"]) for item in slices[0]["classes"])]
-    rows = [
-        [str(item["index"] + 1), *(_percent(100.0 * c["probability"], 1) for c in item["classes"])] for item in slices
-    ]
+    header = ["Slice", *(class_words(name) for name in names)]
+    header += [f"Infected share of the {slice_whole(result)}"] if measured else []
+    rows: list[list[str]] = []
+    for one in slices:
+        shares = {item["name"]: 100.0 * item["probability"] for item in one["classes"] or []}
+        row = [str(one["index"] + 1), *(_percent(shares.get(name), 1) for name in names)]
+        rows.append(row + ([_percent(one.get("infection_percent"), 1)] if measured else []))
     return header, rows
 
 
+def slice_whole(result: Result) -> str:
+    """Of what ``infection_percent`` of a slice is a share: its lung, or the slice where no lungs are known."""
+    return "lung" if result.lungs else "slice"
+
+
+def slice_sentence(result: Result) -> str:
+    """Which slice is infected most; empty for a classification and for one slice."""
+    slices = [one for one in result.slices or [] if one.get("infection_percent") is not None]
+    if len(slices) < 2:
+        return ""
+    most = max(slices, key=lambda one: one["infection_percent"])
+    if not most["infection_percent"]:
+        return f"Infection in none of {len(slices)} slices."
+    height = most.get("position_mm")
+    place = f" (z {height:.1f} mm)".replace("-", "−") if height is not None else ""
+    infected = sum(one["infection_percent"] > 0 for one in slices)
+    return (
+        f"Infection in {infected} of {len(slices)} slices; most in slice {most['index'] + 1}{place}: "
+        f"{_percent(most['infection_percent'], 1)} of the {slice_whole(result)} there."
+    )
+
+
 def truth_rows(result: Result) -> list[tuple[str, str]]:
-    """Agreement with a truth that was given."""
-    return [(name.capitalize(), f"{value:.3f}") for name, value in (result.truth or {}).items() if value is not None]
+    """Agreement with a truth that was given; a score that does not exist says why."""
+    if result.truth is None:
+        return []
+    missing = {
+        "dice": "not defined: neither the model nor the truth marks anything",
+        "precision": "not defined: the model marks nothing",
+        "recall": "not defined: the truth marks nothing",
+    }
+    return [
+        (name.capitalize(), missing.get(name, "–") if value is None else f"{value:.3f}")
+        for name, value in result.truth.items()
+    ]
+
+
+def _whole(result: Result) -> str:
+    """What ``percent_of_picture`` is a share of."""
+    return "scan" if result.study.get("kind") == "volume" else "picture"
 
 
 def _amount(value: float | None, digits: int = 0) -> str:

@@ -29,7 +29,7 @@ _MOST_SLICES = 320
 _PER_STRIP = 8
 _SAMPLES = 6
 _JPEG_QUALITY = 82
-_INFECTION_BIT = 4
+_REGION_BITS = 4
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def encode_heat_map(display: Display, threads: Executor) -> Stack | None:
 
 
 def encode_labels(display: Display, size: tuple[int, int], threads: Executor) -> Stack | None:
-    """The masks as PNG strips: 1 right lung, 2 left lung, plus 4 where there is infection; None without masks.
+    """The masks as PNG strips: 1 right lung, 2 left lung, plus 4 for infection, plus 8 for the truth; None without any.
 
     Args:
         display: the study as displayed.
@@ -106,7 +106,7 @@ def encode_labels(display: Display, size: tuple[int, int], threads: Executor) ->
     def labels(index: int, size: tuple[int, int]) -> Image.Image:
         made = np.zeros(display.image.shape[1:], np.uint8) if lungs is None else np.ascontiguousarray(lungs[index])
         if infection is not None:
-            made = made | (np.ascontiguousarray(infection[index] > 0) * np.uint8(_INFECTION_BIT))
+            made = made | (display.region_codes(lambda whole: whole[index]) * np.uint8(_REGION_BITS))
         return _resized(made, size, Image.Resampling.NEAREST)
 
     return _stack(shown_slices(display), size, labels, "PNG", threads)

@@ -7,7 +7,7 @@ by the axes nearest to the body's; oblique scans keep their own planes and the t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -19,6 +19,9 @@ from pneumonai.pipeline.study import Modality, Study
 
 WINDOW_HU = (-1350.0, 150.0)
 """The lung window: width 1500, level -600."""
+
+MASK_OPACITY = 0.5
+"""Of the infection's colours over the scan, in pictures and report."""
 
 _SMALLEST_PLANE = 8
 _INFERNO = ("000004", "1b0c41", "4a0c6b", "781c6d", "a52c60", "cf4446", "ed6925", "fb9b06", "f7d13d", "fcffa4")
@@ -45,6 +48,32 @@ PLANES = (
 
 
 @dataclass(frozen=True)
+class Region:
+    """Voxels that are coloured alike.
+
+    Attributes:
+        code: 1 for the model's infection, plus 2 where the given truth has infection.
+        rgb: the colour, red, green, blue 0..255.
+        colour: its name.
+        words: what is coloured so, for legends.
+    """
+
+    code: int
+    rgb: tuple[int, int, int]
+    colour: str
+    words: str
+
+
+INFECTION = Region(1, (64, 224, 208), "turquoise", "infection")
+AGREEMENT = (
+    Region(3, (56, 136, 255), "blue", "marked, and in the truth (true positive)"),
+    Region(1, (0, 214, 96), "green", "marked, but not in the truth (false positive)"),
+    Region(2, (255, 56, 48), "red", "in the truth, but not marked (false negative)"),
+)
+"""How the infection is coloured without and with a truth."""
+
+
+@dataclass(frozen=True)
 class Display:
     """A study's arrays in display order: ``[slice (feet to head), row (to posterior), column (to the left)]``.
 
@@ -53,6 +82,7 @@ class Display:
     Attributes:
         image: HU or grey values, three dimensions.
         lungs, heat_map, infection: uint8 of the same shape, or None.
+        truth: the infection that the user gave, likewise; None where there is no infection to compare it with.
         affine: 4 x 4, display index -> millimetres, RAS+; None for pictures.
         spacing: millimetres (1.0 each for pictures) between slices, rows, columns.
         is_hu: True for CT volumes, shown in the lung window; False for grey values.
@@ -62,6 +92,7 @@ class Display:
     lungs: np.ndarray | None
     heat_map: np.ndarray | None
     infection: np.ndarray | None
+    truth: np.ndarray | None
     affine: np.ndarray | None
     spacing: tuple[float, float, float]
     is_hu: bool
@@ -74,6 +105,26 @@ class Display:
         shape = self.image.shape
         wide = (p for p in PLANES if min(n for axis, n in enumerate(shape) if axis != p.axis) >= _SMALLEST_PLANE)
         return tuple(wide) or PLANES[:1]
+
+    @property
+    def regions(self) -> tuple[Region, ...]:
+        """What is coloured beside the heat map: the infection, or how it agrees with the truth; nothing without it."""
+        if self.infection is None:
+            return ()
+        return (INFECTION,) if self.truth is None else AGREEMENT
+
+    def region_codes(self, cut: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        """:attr:`Region.code` of a part of the volume (0 where nothing is coloured), uint8.
+
+        Args:
+            cut: takes the part from the infection and from the truth.
+        """
+        if self.infection is None:
+            raise ValueError("regions are coloured only where there is an infection mask, this display has none")
+        codes = (cut(self.infection) > 0).astype(np.uint8)
+        if self.truth is not None:
+            codes |= (cut(self.truth) > 0) * np.uint8(2)
+        return np.ascontiguousarray(codes)
 
     @property
     def tilt_degrees(self) -> float:
@@ -125,11 +176,11 @@ def axis_positions(affine: np.ndarray, shape: tuple[int, ...], axis: int) -> tup
 
 def display_of(study: Study, maps: Maps) -> Display:
     """A study and its maps in display order; nothing is copied but maps laid in memory unlike the image."""
-    maps_given = (maps.lungs, maps.heat_map, maps.infection)
+    maps_given = (maps.lungs, maps.heat_map, maps.infection, None if maps.infection is None else maps.truth)
     for array in maps_given:
         if array is not None and array.shape != study.image.shape:
             raise ValueError(f"{study.id}: a map must have the image's shape {study.image.shape}, got {array.shape}")
-    is_hu = study.modality is Modality.CT and study.image.dtype != np.uint8
+    is_hu = study.modality is Modality.CT and study.image.ndim == 3 and study.image.dtype != np.uint8
     if study.image.ndim == 2:
         turn, affine, spacing = None, None, (1.0, 1.0, 1.0)
     else:
@@ -140,8 +191,8 @@ def display_of(study: Study, maps: Maps) -> Display:
     def shown(array: np.ndarray) -> np.ndarray:
         return array[np.newaxis] if turn is None else nib.orientations.apply_orientation(array, turn)
 
-    lungs, heat_map, infection = (None if a is None else shown(in_order_of(study.image, a)) for a in maps_given)
-    return Display(shown(study.image), lungs, heat_map, infection, affine, spacing, is_hu)
+    lungs, heat_map, infection, truth = (None if a is None else shown(in_order_of(study.image, a)) for a in maps_given)
+    return Display(shown(study.image), lungs, heat_map, infection, truth, affine, spacing, is_hu)
 
 
 def heat_colours() -> np.ndarray:
@@ -161,8 +212,8 @@ def heat_colours() -> np.ndarray:
 def telling_slices(display: Display, axis: int, count: int) -> list[int]:
     """The planes along an axis that say most, in rising order.
 
-    Most infection where there is any, else the strongest heat, else the most lung, else evenly spread; no two nearer
-    than half of what an even spread would leave.
+    Most infection (the model's or the truth's) where there is any, else the strongest heat, else the most lung, else
+    evenly spread; no two nearer than half of what an even spread would leave.
     """
     length = display.image.shape[axis]
     count = min(count, length)
@@ -205,12 +256,19 @@ def _every_fourth(display: Display, axis: int) -> tuple[slice, ...]:
 
 def _plane_scores(display: Display, axis: int) -> np.ndarray | None:
     """Sum of the first map that has something, a plane each, from every fourth voxel within the plane."""
+    thin = _every_fourth(display, axis)
+    others = tuple(a for a in range(3) if a != axis)
+
+    def thinned(whole: np.ndarray) -> np.ndarray:
+        return whole[thin]
+
     for array in (display.infection, display.heat_map, display.lungs):
         if array is None:
             continue
-        thin = _every_fourth(display, axis)
-        others = tuple(a for a in range(3) if a != axis)
-        weighted = array[thin] > 0 if array is not display.heat_map else array[thin]
+        if array is display.infection:
+            weighted = display.region_codes(thinned) > 0
+        else:
+            weighted = thinned(array) > 0 if array is not display.heat_map else thinned(array)
         scores: np.ndarray = weighted.sum(axis=others, dtype=np.int64)
         if scores.any():
             return scores

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from pneumonai.pipeline.errors import OutputError
-from pneumonai.pipeline.outputs.pictures import write_pictures
+from pneumonai.pipeline.outputs.pictures import draw_plane, write_pictures
+from pneumonai.pipeline.outputs.views import PLANES, display_of
 from pneumonai.pipeline.result import Maps
 from pneumonai.pipeline.study import InputKind, Modality, Study
 
@@ -51,6 +52,40 @@ def test_a_picture_gives_one_overlay_of_its_own_size(tmp_path: Path) -> None:
     assert shown[40, 20].tolist() == [40, 40, 40]
     red, green, _ = shown[15, 65].tolist()
     assert green > red + 50
+
+
+def test_true_and_false_positives_and_false_negatives_have_their_colours(tmp_path: Path) -> None:
+    study = volume()
+    infection, truth = np.zeros(study.image.shape, np.uint8), np.zeros(study.image.shape, np.uint8)
+    infection[0:24, 0:24], truth[12:36, 0:24] = 1, 1  # from the right: marked, both, truth, neither
+    shown = np.asarray(draw_plane(display_of(study, Maps(infection=infection, truth=truth)), PLANES[0], 12)).astype(int)
+    assert shown.shape == (360, 360, 3)
+    # Half of each colour over black.
+    for column, colour in ((45, (0, 107, 48)), (135, (28, 68, 128)), (225, (128, 28, 24)), (315, (0, 0, 0))):
+        np.testing.assert_allclose(shown[45, column], colour, atol=1)
+        assert shown[315, column].max() == 0
+    upright = np.asarray(draw_plane(display_of(study, Maps(infection=infection, truth=truth)), PLANES[1], 4))
+    np.testing.assert_allclose(upright[180, [45, 135, 225]], [(0, 107, 48), (28, 68, 128), (128, 28, 24)], atol=1)
+    without = np.asarray(draw_plane(display_of(study, Maps(infection=infection)), PLANES[0], 12))
+    np.testing.assert_allclose(without[45, 45], (32, 112, 104), atol=1)
+    np.testing.assert_array_equal(without[45, 45], without[45, 135])
+
+
+def test_a_picture_with_a_truth_has_a_legend_below(tmp_path: Path) -> None:
+    for width in (50, 400):
+        picture = Study("p", "p", Modality.CT, InputKind.PICTURE, np.full((width, width), 40, np.uint8), np.eye(4))
+        infection, truth = np.zeros((width, width), np.uint8), np.zeros((width, width), np.uint8)
+        infection[10:20, 10:30], truth[10:20, 20:40] = 1, 1
+        write_pictures(picture, Maps(infection=infection, truth=truth), tmp_path)
+        shown = np.asarray(Image.open(tmp_path / "pictures" / "overlay.png")).astype(int)
+        assert shown.shape[1] == width
+        legend = shown[width:]
+        assert len(legend) > 20
+        for colour in ((56, 136, 255), (0, 214, 96), (255, 56, 48)):
+            assert (legend == colour).all(axis=2).sum() >= 9
+        np.testing.assert_allclose(shown[15, 15], (20, 127, 68), atol=1)
+        np.testing.assert_allclose(shown[15, 25], (48, 88, 148), atol=1)
+        np.testing.assert_allclose(shown[15, 35], (148, 48, 44), atol=1)
 
 
 def test_a_file_in_the_way_is_said_in_words(tmp_path: Path) -> None:

@@ -205,10 +205,12 @@ def decoded(stack: dict, slices: int) -> np.ndarray:
     return np.stack(tiles[:slices])
 
 
-def test_labels_come_back_from_their_strips_without_loss() -> None:
+@pytest.mark.parametrize("with_truth", [False, True])
+def test_labels_come_back_from_their_strips_without_loss(with_truth: bool) -> None:
     study = ct_study()
     maps = ct_maps(study)
-    maps.infection = (np.random.default_rng(1).random(study.image.shape) < 0.2).astype(np.uint8)
+    maps.infection, truth = (np.random.default_rng(1).random((2, *study.image.shape)) < 0.2).astype(np.uint8)
+    maps.truth = truth if with_truth else None
     display = display_of(study, maps)
     with ThreadPoolExecutor(1) as threads:
         stack = sprites.encode_labels(display, (40, 32), threads)
@@ -216,7 +218,12 @@ def test_labels_come_back_from_their_strips_without_loss() -> None:
         labels = decoded(stack.as_dict(), 16)
     assert display.lungs is not None
     assert display.infection is not None
-    np.testing.assert_array_equal(labels, display.lungs + 4 * display.infection)
+    expected = display.lungs + 4 * display.infection
+    if with_truth:
+        assert display.truth is not None
+        expected = expected + 8 * display.truth
+        assert set(np.unique(expected)) == {lung + region for lung in (0, 1, 2) for region in (0, 4, 8, 12)}
+    np.testing.assert_array_equal(labels, expected)
 
 
 def test_noise_lowers_the_size_until_the_budget_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

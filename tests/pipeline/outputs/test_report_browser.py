@@ -11,7 +11,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from pneumonai.pipeline.outputs.lung_measures import hu_histogram, infection_measures, lung_measures
+from pneumonai.pipeline.outputs.lung_measures import (
+    hu_histogram,
+    infection_densities,
+    infection_measures,
+    infection_profile,
+    lung_measures,
+)
 from pneumonai.pipeline.outputs.report import write_report
 from pneumonai.pipeline.outputs.result_json import describe_study
 from pneumonai.pipeline.result import Maps, Result
@@ -321,3 +327,56 @@ def test_explanations_stand_in_a_row_and_below_each_other_on_a_phone(browser: An
         assert made.page.evaluate("() => [...document.querySelectorAll('.methods img')].every(i => i.naturalWidth > 0)")
         made.page.context.close()
         assert made.complaints == []
+
+
+def segmented_report(path: Path) -> Path:
+    """The report of a segmentation with a truth: at the patient's right marked, missed, and both, in slice 12."""
+    study, maps = made_study("LPS")
+    assert maps.infection is not None
+    truth = np.zeros_like(maps.infection)
+    maps.heat_map, maps.truth = None, truth
+    maps.infection[4:20, 36:44, 10:14], truth[12:20, 36:50, 10:14] = 1, 1
+    result = made_result(study, maps)
+    result.classes = result.verdict = result.confidence = None
+    assert result.infection is not None
+    result.infection |= infection_densities(study.image, maps.infection)
+    result.slices = infection_profile(maps.infection, maps.lungs, study.affine)
+    result.truth = {"dice": 0.5, "precision": 0.5, "recall": 0.5}
+    write_report(study, result, maps, path)
+    return path
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_segmentation_is_shown_against_its_truth(browser: Any, tmp_path: Path, scheme: str) -> None:
+    made = visit(browser, segmented_report(tmp_path / "report.html"), color_scheme=scheme)
+    made.page.locator("#show-cross").uncheck()
+    made.set_range("#view-axial input", 12)
+    made.settle()
+    # Half of blue, green and red over black; the last lies beside all of them.
+    places = {(16, 40): (28, 68, 128), (8, 40): (0, 107, 48), (16, 47): (128, 28, 24), (8, 47): (0, 0, 0)}
+    for (column, row), colour in places.items():
+        pixel = made.canvas("axial").evaluate(PIXEL, [column / 48, row / 60])
+        assert pixel[:3] == pytest.approx(colour, abs=3)
+    made.page.locator("label", has_text="Infection against the truth").locator("input").uncheck()
+    made.settle()
+    for column, row in places:
+        assert max(made.canvas("axial").evaluate(PIXEL, [column / 48, row / 60])[:3]) <= 3
+    key = made.page.locator(".key").first
+    assert [name.lower() for name in key.locator("b").all_inner_texts()] == ["blue", "green", "red"]
+    assert key.is_visible()
+    names = [svg.get_attribute("aria-label") for svg in made.page.locator("svg.chart[role=img]").all()]
+    assert len(names) == 3
+    assert "from the feet to the head" in names[2]
+    for chart in made.page.locator("svg.chart[role=img]").all():
+        assert chart.bounding_box()["width"] > 300
+        assert chart.locator("path.area").first.bounding_box()["height"] > 20
+    made.page.emulate_media(media="print")
+    assert key.is_visible()
+    made.page.context.close()
+    assert made.complaints == []
+
+
+def test_a_segmentation_on_a_phone_scrolls_only_down(browser: Any, tmp_path: Path) -> None:
+    made = visit(browser, segmented_report(tmp_path / "report.html"), viewport={"width": 360, "height": 740})
+    assert made.page.evaluate("() => document.documentElement.scrollWidth") == 360
+    made.page.context.close()

@@ -122,6 +122,43 @@ def test_the_telling_plane_of_several_maps_is_where_they_are_strong_together_ins
     assert telling_plane([display_of(study, Maps(heat_map=np.zeros_like(one)))], 0) == 20
 
 
+def test_the_truth_colours_only_where_there_is_infection_to_compare() -> None:
+    study = oriented_study("RAS")
+    infection, truth = np.zeros(study.image.shape, np.uint8), np.zeros(study.image.shape, np.uint8)
+    infection[0, 0, :2], truth[0, 0, 1:3] = 1, 1
+    alone = display_of(study, Maps(truth=truth))
+    assert (alone.truth, alone.regions) == (None, ())
+    with pytest.raises(ValueError, match="only where there is an infection mask"):
+        alone.region_codes(lambda whole: whole)
+    display = display_of(study, Maps(infection=infection))
+    assert [(region.code, region.colour) for region in display.regions] == [(1, "turquoise")]
+    display = display_of(study, Maps(infection=infection, truth=truth))
+    assert {region.colour: region.code for region in display.regions} == {"blue": 3, "green": 1, "red": 2}
+    codes = display.region_codes(lambda whole: whole)
+    assert codes.dtype == np.uint8
+    # RAS: the first voxel lies at the patient's left, behind, at the feet, so in the last column of the last row.
+    assert codes[:4, -1, -1].tolist() == [1, 3, 2, 0]
+    assert np.count_nonzero(codes) == 3
+    with pytest.raises(ValueError, match="must have the image's shape"):
+        display_of(study, Maps(infection=infection, truth=truth[1:]))
+
+
+def test_a_missed_infection_makes_a_slice_telling() -> None:
+    study = Study("s", "s", Modality.CT, InputKind.VOLUME, np.zeros((16, 16, 40), np.int16), np.diag([-1, -1, 1, 1.0]))
+    lungs, infection, truth = (np.zeros((16, 16, 40), np.uint8) for _ in range(3))
+    lungs[..., 5:35], truth[2:6, 2:6, 30] = 1, 1
+    assert telling_slices(display_of(study, Maps(lungs=lungs, infection=infection, truth=truth)), 0, 1) == [30]
+    infection[4:12, 4:12, 12] = 1
+    assert telling_slices(display_of(study, Maps(lungs=lungs, infection=infection, truth=truth)), 0, 2) == [12, 30]
+
+
+def test_a_ct_picture_of_fractions_is_grey_and_no_hu() -> None:
+    picture = Study("p", "p", Modality.CT, InputKind.PICTURE, np.array([[0.0, 77.4, 255.0]], np.float32), np.eye(4))
+    shown = display_of(picture, Maps())
+    assert not shown.is_hu
+    np.testing.assert_array_equal(shown.grey(shown.image[0]), [[0, 77, 255]])
+
+
 def test_a_map_of_another_shape_is_refused() -> None:
     study = oriented_study("LPS")
     with pytest.raises(ValueError, match="must have the image's shape"):
