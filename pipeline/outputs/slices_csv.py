@@ -29,7 +29,7 @@ def write_slices(result: Result, path: str | Path) -> None:
         raise ValueError(
             f"{result.study.get('id')}: slices are needed, the result has none; give them or write no table"
         )
-    classes = next((one["classes"] for one in result.slices if one["classes"]), [])
+    classes: list[dict[str, Any]] = next((one["classes"] for one in result.slices if one["classes"]), [])
     columns = ["index", "position_mm", *(f"p_{item['name']}" for item in classes)]
     measured = any(one.get("infection_percent") is not None for one in result.slices)
     columns += ["infection_percent"] if measured else []
