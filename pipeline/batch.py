@@ -68,7 +68,7 @@ def run_batch(
         OutputError: the output folder cannot be written at all.
     """
     _make_folder(output)
-    summary = Summary(output / "summary.csv", bundle.class_names, keep=resume)
+    summary = Summary(output / "summary.csv", bundle.answers, keep=resume)
     answered = _Answered(bundle, output, options) if resume else None
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="read-ahead") as reader:
         try:

@@ -46,6 +46,16 @@ class Bundle:
         return [channels[key] for key in sorted(channels, key=int)]
 
     @property
+    def is_segmentation(self) -> bool:
+        """Whether it marks regions; otherwise it names a class."""
+        return bool(self.metadata["network_data_format"]["outputs"]["pred"].get("format") == "segmentation")
+
+    @property
+    def answers(self) -> list[str]:
+        """Names of the classes that it gives probabilities for; none for a segmentation."""
+        return [] if self.is_segmentation else self.class_names
+
+    @property
     def modality(self) -> Modality:
         """What kind of image it reads."""
         return Modality(self.settings["modality"])

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pneumonai.pipeline.bundle_cli import DEFAULT_BUNDLE, bundle_app
-from pneumonai.pipeline.errors import OutputError, PneumonaiError, our_error
+from pneumonai.pipeline.errors import BundleError, OutputError, PneumonaiError, StudyError, our_error
 from pneumonai.pipeline.manifest_cli import manifest_app
 from pneumonai.pipeline.progress import step_progress
 
 if TYPE_CHECKING:
     from pneumonai.pipeline.batch import Outcome
     from pneumonai.pipeline.model import Model
+    from pneumonai.pipeline.result import Result
 
 app = typer.Typer(
     name="pneumonai",
@@ -104,6 +105,10 @@ def predict(
     explain: Annotated[
         list[Explanation] | None, typer.Option(help="A heat map by this method too; repeat it, or all.")
     ] = None,
+    truth: Annotated[
+        Path | None,
+        typer.Option(metavar="MASK", help="Compare the infection with this mask, or those of this folder, by name."),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Skip studies that are answered already.")] = False,
     with_identifiers: Annotated[
         bool, typer.Option("--with-identifiers", help="Copy patient identifiers from headers into result.json.")
@@ -120,7 +125,19 @@ def predict(
     inside = output.resolve()
     sources = [s for s in find_studies(inputs, series=series) if inside not in Path(s.path).resolve().parents]
     methods = tuple(method.value for method in explain or ())
-    options = Options(series=series, report=report, with_identifiers=with_identifiers, explain=methods)
+    if truth is not None and not chosen.is_segmentation:
+        raise BundleError(
+            chosen.name, "marks no infection that --truth could be compared with", "choose a segmentation"
+        )
+    if truth is not None and truth.is_file() and len(sources) > 1:
+        raise StudyError(str(truth), f"is one mask for {len(sources)} studies", "give a folder of masks named as them")
+    options = Options(
+        series=series,
+        report=report,
+        with_identifiers=with_identifiers,
+        explain=methods,
+        truth=None if truth is None else str(truth),
+    )
 
     def load_model() -> Model:
         from pneumonai.pipeline.model import Model
@@ -157,8 +174,19 @@ def _tell(outcome: Outcome, output: Path, quiet: bool) -> None:
         report = "report.html" if "report.html" in result.files else "result.json"
         refer = f", refer to a reader: {result.refer_reason}" if result.refer else ""
         skipped = " (answered earlier)" if outcome.skipped else ""
-        verdict = f"{result.verdict} {result.confidence:.2f}" if result.confidence is not None else "done"
+        verdict = f"{result.verdict} {result.confidence:.2f}" if result.confidence is not None else _marked(result)
         typer.echo(f"{outcome.source.id}: {verdict}{refer}{skipped} -> {output / outcome.source.id / report}")
+
+
+def _marked(result: Result) -> str:
+    """The answer of a segmentation in a few words."""
+    infection = result.infection or {}
+    if infection.get("total_percent") is not None:
+        size = f", {infection['total_ml']:.0f} ml" if infection.get("total_ml") is not None else ""
+        words = f"infection in {infection['total_percent']:.1f} % of the lungs{size}"
+    else:
+        words = f"infection in {infection.get('percent_of_picture') or 0:.1f} % of the picture"
+    return words + (f", Dice {result.truth['dice']:.3f}" if result.truth else "")
 
 
 @app.command()
@@ -190,7 +218,8 @@ def phantom(
     validation: Annotated[int, typer.Option(min=0, help="... and validation phantoms of each kind.")] = 0,
     test: Annotated[int, typer.Option(min=0, help="... and test phantoms of each kind.")] = 0,
     difficulty: Annotated[
-        PhantomDifficulty, typer.Option(help="hard: small, faint lesions beside what only looks like them; mixed: odd seeds hard.")
+        PhantomDifficulty,
+        typer.Option(help="hard: small, faint lesions beside what only looks like them; mixed: odd seeds hard."),
     ] = PhantomDifficulty.USUAL,
 ) -> None:
     """Make a synthetic study with known truth, OUTPUT/sample_KIND; or a data set with its datalist.json."""

@@ -16,26 +16,31 @@ from monai.transforms import LoadImage
 
 from pneumonai.pipeline.bundle import Bundle, inference_config, weights_sha256
 from pneumonai.pipeline.errors import BundleError, StudyError, our_error
-from pneumonai.pipeline.explain import Explainer, make_explainers
+from pneumonai.pipeline.explain import Explainer, SliceBySlice, make_explainers
 from pneumonai.pipeline.precision import PrecisionRequest, choose_precision, run_network
+from pneumonai.pipeline.slice_inferers import SliceClassifier
 from pneumonai.pipeline.study import Study
 from pneumonai.pipeline.weights import load_weights
 
 
 @dataclass
 class Answer:
-    """What a network said of one study.
+    """What a network said of one study; what a bundle does not give is empty or None.
 
     Attributes:
         probabilities: after temperature scaling, one a class.
         raw_probabilities: softmax of the logits as they are.
+        slice_probabilities: ``[S, K]`` after temperature scaling, of the slices of the network's input.
+        infection: uint8 on the study's own grid, 0 or 1.
         heat_map: uint8 on the study's own grid, 0..255 for 0..1.
         more_heat_maps: by the explainers that were asked for beside the bundle's own, likewise, by name.
     """
 
-    probabilities: list[float]
-    raw_probabilities: list[float]
-    heat_map: np.ndarray
+    probabilities: list[float] = field(default_factory=list)
+    raw_probabilities: list[float] = field(default_factory=list)
+    slice_probabilities: np.ndarray | None = None
+    infection: np.ndarray | None = None
+    heat_map: np.ndarray | None = None
     more_heat_maps: dict[str, np.ndarray] = field(default_factory=dict)
 
 
@@ -68,7 +73,9 @@ class Model:
                 self.preprocessing = config.get_parsed_content("preprocessing")
             self.network = config.get_parsed_content("network").to(self.device).eval()
             self.inferer = config.get_parsed_content("inferer")
-            self.explainer = config.get_parsed_content("explainer")
+            self.explainer: Explainer | None = (
+                config.get_parsed_content("explainer") if config.get("explainer") is not None else None
+            )
             self.postprocessing = config.get_parsed_content("postprocessing")
         except Exception as error:
             named = our_error(error) or error
@@ -95,12 +102,17 @@ class Model:
             return {}
         chosen = tuple(names)
         if chosen not in self._more_explainers:
-            given = {getattr(self.explainer, "name", ""): self.explainer}
+            given = {} if self.explainer is None else {getattr(self.explainer, "name", ""): self.explainer}
             try:
+                if self.bundle.is_segmentation:
+                    raise ValueError("it marks regions and has no class to explain")
                 made = make_explainers(self.network, chosen, given=given)
             except ValueError as error:
                 raise BundleError(self.bundle.name, str(error), "choose another --explain") from error
             others = {name: explainer for name, explainer in made.items() if explainer is not self.explainer}
+            if isinstance(self.inferer, SliceClassifier):
+                size = self.inferer.batch_size
+                others = {name: SliceBySlice(self.network, one, size) for name, one in others.items()}
             self._more_explainers[chosen] = others
         return self._more_explainers[chosen]
 
@@ -143,29 +155,49 @@ class Model:
         """
         explainers = self.more_explainers(explain)
         images = item["image"].as_tensor()[None].to(self.device)
-        logits = self.inferer(images, lambda x: run_network(self.network, x, self.precision))
-        heat_map = self.explainer(images)
-        done = self._postprocess(item, logits, heat_map)
+        if self.bundle.is_segmentation:
+            done = self._postprocess(item, pred=self.inferer(images, self._run)[0].cpu())
+            return Answer(infection=done["pred"].as_tensor()[0].to(torch.uint8).numpy())
+        explainers = self.more_explainers(explain)
+        slice_logits = None
+        if isinstance(self.inferer, SliceClassifier):
+            slice_logits = self.inferer.slice_logits(images, self._run)
+            logits = self.inferer.volume_logits(slice_logits)
+        else:
+            logits = self.inferer(images, self._run)
+        maps = {} if self.explainer is None else {"": self.explainer(images)}
+        maps |= {name: self._explain(explainer, images, logits) for name, explainer in explainers.items()}
+        done = {
+            name: self._postprocess(item, pred=logits[0].cpu(), heat_map=map_[0].cpu()) for name, map_ in maps.items()
+        } or {"": self._postprocess(item, pred=logits[0].cpu())}
+        first = next(iter(done.values()))
+        heat_maps = {name: _as_bytes(one["heat_map"]) for name, one in done.items() if "heat_map" in one}
         return Answer(
-            probabilities=done["pred"].flatten().tolist(),
+            probabilities=first["pred"].flatten().tolist(),
             raw_probabilities=logits[0].softmax(dim=0).tolist(),
-            heat_map=_as_bytes(done["heat_map"]),
-            more_heat_maps={
-                name: _as_bytes(self._postprocess(item, logits, self._explain(explainer, images, logits))["heat_map"])
-                for name, explainer in explainers.items()
-            },
+            slice_probabilities=None if slice_logits is None else self._slice_probabilities(slice_logits),
+            heat_map=heat_maps.pop("", None),
+            more_heat_maps=heat_maps,
         )
 
-    def _postprocess(self, item: dict[str, Any], logits: torch.Tensor, heat_map: torch.Tensor) -> dict[str, Any]:
-        done: dict[str, Any] = self.postprocessing(
-            {"image": item["image"], "pred": logits[0].cpu(), "heat_map": heat_map[0].cpu()}
-        )
+    def _run(self, images: torch.Tensor) -> torch.Tensor:
+        return run_network(self.network, images, self.precision)
+
+    def _slice_probabilities(self, slice_logits: torch.Tensor) -> np.ndarray:
+        """Of one study, ``[S, K]``, scaled by the temperature as the study's are."""
+        scaled = slice_logits[0].T / float(self.bundle.settings.get("temperature") or 1.0)
+        probabilities: np.ndarray = scaled.softmax(dim=1).cpu().numpy()
+        return probabilities
+
+    def _postprocess(self, item: dict[str, Any], **outputs: torch.Tensor) -> dict[str, Any]:
+        given = {key: item[key] for key in ("image", "lungs") if key in item}
+        done: dict[str, Any] = self.postprocessing(given | outputs)
         return done
 
     def _explain(self, explainer: Explainer, images: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         """A map for the class that was answered, at the precision of the answer."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision.name == "bf16"):
-            return explainer(images, logits.argmax(dim=1))
+            return explainer(images, None if isinstance(explainer, SliceBySlice) else logits.argmax(dim=1))
 
 
 def _as_bytes(heat_map: MetaTensor) -> np.ndarray:

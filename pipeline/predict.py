@@ -9,7 +9,7 @@ from __future__ import annotations
 import platform
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -20,10 +20,12 @@ import numpy as np
 
 from pneumonai.pipeline.bundle import Bundle, find_bundle
 from pneumonai.pipeline.result import Maps, Result, in_order_of
-from pneumonai.pipeline.study import Modality, Study, open_checked
+from pneumonai.pipeline.study import InputKind, Modality, Study, open_checked
 
 if TYPE_CHECKING:
-    from pneumonai.pipeline.model import Model
+    from monai.data import MetaTensor
+
+    from pneumonai.pipeline.model import Answer, Model
     from pneumonai.pipeline.precision import PrecisionRequest
     from pneumonai.pipeline.sources import StudySource
 
@@ -38,12 +40,14 @@ class Options:
         with_identifiers: copy patient identifiers from headers into ``result.json``.
         explain: explainers beside the bundle's own, of :data:`pneumonai.pipeline.explain.EXPLAINERS`; ``all`` for
             those that the network allows.
+        truth: a mask, or a folder of masks named as the studies, that a segmentation is compared with.
     """
 
     series: str | None = None
     report: bool = True
     with_identifiers: bool = False
     explain: tuple[str, ...] = ()
+    truth: str | None = None
 
     def as_recorded(self) -> dict[str, Any]:
         """What ``result.json`` keeps of them, for ``--resume``."""
@@ -52,14 +56,16 @@ class Options:
             "report": self.report,
             "with_identifiers": self.with_identifiers,
             "explain": ", ".join(sorted(set(self.explain))) or None,
+            "truth": self.truth,
         }
 
 
 @dataclass
 class Opened:
-    """A study that was read and checked for a bundle."""
+    """A study that was read and checked for a bundle, with the mask that it is to be compared with."""
 
     study: Study
+    truth: np.ndarray | None
     seconds: dict[str, float]
 
 
@@ -70,6 +76,7 @@ class Prepared:
     study: Study
     item: dict[str, Any]
     lungs: np.ndarray | None
+    truth: np.ndarray | None = None
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -90,23 +97,35 @@ def open_for(bundle: Bundle, source: str | Path | StudySource, options: Options)
     seconds: dict[str, float] = {}
     with timed(seconds, "read"):
         study = open_checked(source, series=options.series, modality=bundle.modality, input_kind=bundle.input_kind)
-    return Opened(study, seconds)
+        truth = None if options.truth is None else _find_truth(study, options.truth)
+    return Opened(study, truth, seconds)
+
+
+def _find_truth(study: Study, where: str) -> np.ndarray | None:
+    """The mask that a reader drew of a study; a study without one is answered, with a warning."""
+    from pneumonai.pipeline.mask_in import find_mask, open_mask
+
+    path = find_mask(where, study.id)
+    if path is None:
+        study.warnings.append(f"no mask is named as this study in {where}: nothing to compare with")
+        return None
+    return in_order_of(study.image, open_mask(path, study.image.shape, study.affine))
 
 
 def prepare(opened: Opened, model: Model) -> Prepared:
-    """Find the lungs of a CT and run the bundle's preprocessing.
+    """Find the lungs of a CT in Hounsfield units and run the bundle's preprocessing.
 
     Raises:
         StudyError: there are no lungs, or a transform refused the study.
     """
     study, seconds = opened.study, dict(opened.seconds)
     lungs = None
-    if study.modality is Modality.CT:
+    if study.modality is Modality.CT and study.kind is not InputKind.PICTURE:
         with timed(seconds, "lungs"):
             lungs = _find_lungs(study)
     with timed(seconds, "prepare"):
         item = model.prepare(study, lungs)
-    return Prepared(study, item, lungs, seconds)
+    return Prepared(study, item, lungs, opened.truth, seconds)
 
 
 def _find_lungs(study: Study) -> np.ndarray:
@@ -130,14 +149,11 @@ def _find_lungs(study: Study) -> np.ndarray:
 
 def answer(prepared: Prepared, model: Model, options: Options) -> tuple[Result, Maps]:
     """Network, explanation and measures of a prepared study."""
-    from pneumonai.pipeline.outputs.lung_measures import hu_histogram, lung_measures
     from pneumonai.pipeline.outputs.result_json import describe_study
 
     study, bundle, seconds = prepared.study, model.bundle, dict(prepared.seconds)
     with timed(seconds, "network"):
         answered = model.answer(prepared.item, options.explain)
-    names = bundle.class_names
-    best = int(np.argmax(answered.probabilities))
     result = Result(
         study=describe_study(study, with_identifiers=options.with_identifiers),
         bundle={
@@ -147,37 +163,107 @@ def answer(prepared: Prepared, model: Model, options: Options) -> tuple[Result, 
             "trained_on": bundle.settings.get("trained_on", ""),
             "options": options.as_recorded() | {"precision": model.precision.name},
         },
-        classes=[{"name": n, "probability": p} for n, p in zip(names, answered.probabilities, strict=True)],
-        verdict=names[best],
-        confidence=answered.probabilities[best],
-        confidence_raw=max(answered.raw_probabilities),
         explanation=_explanation(model, options),
         warnings=list(dict.fromkeys([*study.warnings, *prepared.item["image"].meta.get("warnings", [])])),
         software=software_versions() | {"device": str(model.device), "precision": model.precision.name},
         notice=bundle.settings.get("notice", "not for clinical use"),
     )
+    if answered.probabilities:
+        names, best = bundle.class_names, int(np.argmax(answered.probabilities))
+        result.classes = _classes(names, answered.probabilities)
+        result.verdict = names[best]
+        result.confidence = answered.probabilities[best]
+        result.confidence_raw = max(answered.raw_probabilities)
+    if answered.slice_probabilities is not None and study.kind is InputKind.VOLUME:
+        places = slice_places(study, prepared.item["image"])
+        result.slices = [
+            {"index": index, "position_mm": mm, "classes": _classes(bundle.class_names, one), "infection_percent": None}
+            for (index, mm), one in zip(places, answered.slice_probabilities.tolist(), strict=True)
+        ]
     result.refer_reason = _refer_reason(result, bundle)
-    result.refer = result.refer_reason is not None
-    if prepared.lungs is not None:
-        with timed(seconds, "measure"):
-            result.lungs = lung_measures(prepared.lungs, study.voxel_ml)
-            result.hu_histogram = hu_histogram(study.image, prepared.lungs)
+    # A segmentation has no confidence to say that a reader is not needed.
+    result.refer = True if result.refer_reason else None if bundle.is_segmentation else False
+    maps = _maps(study, prepared, answered)
+    with timed(seconds, "measure"):
+        _measure(result, study, maps)
     result.timing_s = seconds
-    return result, Maps(
+    return result, maps
+
+
+def _classes(names: Sequence[str], probabilities: Sequence[float]) -> list[dict[str, Any]]:
+    return [{"name": name, "probability": p} for name, p in zip(names, probabilities, strict=True)]
+
+
+def _maps(study: Study, prepared: Prepared, answered: Answer) -> Maps:
+    """Everything that lies on the study's grid, laid in memory as the image is."""
+
+    def laid(array: np.ndarray | None) -> np.ndarray | None:
+        return None if array is None else in_order_of(study.image, array)
+
+    return Maps(
         lungs=prepared.lungs,
-        heat_map=in_order_of(study.image, answered.heat_map),
+        heat_map=laid(answered.heat_map),
+        infection=laid(answered.infection),
+        truth=prepared.truth,
         more_heat_maps={name: in_order_of(study.image, map_) for name, map_ in answered.more_heat_maps.items()},
     )
 
 
-def _explanation(model: Model, options: Options) -> dict[str, Any]:
+def _measure(result: Result, study: Study, maps: Maps) -> None:
+    """Fill in what is measured on the maps: lungs, infection, agreement with the truth."""
+    from pneumonai.pipeline.metrics.segmentation import score_case
+    from pneumonai.pipeline.outputs import lung_measures as measures
+
+    in_hounsfield = study.modality is Modality.CT and study.kind is not InputKind.PICTURE
+    if maps.lungs is not None:
+        result.lungs = measures.lung_measures(maps.lungs, study.voxel_ml)
+        result.hu_histogram = measures.hu_histogram(study.image, maps.lungs)
+    if maps.infection is None:
+        return
+    result.infection = dict(measures.infection_measures(maps.infection, maps.lungs, study.voxel_ml))
+    if in_hounsfield:
+        result.infection |= measures.infection_densities(study.image, maps.infection)
+    if study.kind is InputKind.VOLUME:
+        result.slices = measures.infection_profile(
+            maps.infection, maps.lungs, study.affine, assumed_geometry=study.assumed_geometry
+        )
+    if maps.truth is not None:
+        case = score_case(maps.infection, maps.truth)
+        result.truth = {"dice": case.dice, "precision": case.precision, "recall": case.recall}
+
+
+def slice_places(study: Study, image: MetaTensor) -> list[tuple[int, float | None]]:
+    """Index of each slice of the network's input in its volume, counted from the feet, and its height in mm.
+
+    Args:
+        study: a CT volume.
+        image: the network's input ``[C, S, H, W]``, slices from the feet to the head, with its affine.
+    """
+    import nibabel as nib
+
+    turn = nib.orientations.ornt_transform(
+        nib.orientations.io_orientation(study.affine), nib.orientations.axcodes2ornt(("S", "P", "L"))
+    )
+    upright = study.affine @ nib.orientations.inv_ornt_aff(turn, study.image.shape)
+    inputs = image.affine.numpy()
+    # Seen from the image's middle: a resized picture's first pixel lies elsewhere than the source's.
+    middle = [(n - 1) / 2 for n in image.shape[2:]]
+    points = np.array([[index, *middle, 1.0] for index in range(image.shape[1])]).T
+    places = inputs @ points
+    indices = np.rint((np.linalg.inv(upright) @ places)[0]).astype(int)
+    heights = [None] * len(indices) if study.assumed_geometry else [round(float(mm), 3) for mm in places[2]]
+    return list(zip(indices.tolist(), heights, strict=True))
+
+
+def _explanation(model: Model, options: Options) -> dict[str, Any] | None:
     """What the result says about the maps; their files are known when they are written."""
-    own = model.explainer
+    chosen = [] if model.explainer is None else [model.explainer]
+    chosen += model.more_explainers(options.explain).values()
     maps = [
         {"name": getattr(one, "name", "own"), "method": one.method, "shows": getattr(one, "shows", ""), "file": None}
-        for one in (own, *model.more_explainers(options.explain).values())
+        for one in chosen
     ]
-    return {"method": own.method, "files": [], "maps": maps}
+    return {"method": chosen[0].method, "files": [], "maps": maps} if chosen else None
 
 
 def _refer_reason(result: Result, bundle: Bundle) -> str | None:
@@ -209,6 +295,7 @@ def write(study: Study, result: Result, maps: Maps, folder: Path, options: Optio
     from pneumonai.pipeline.outputs.pictures import write_pictures
     from pneumonai.pipeline.outputs.report import write_report
     from pneumonai.pipeline.outputs.result_json import write_json
+    from pneumonai.pipeline.outputs.slices_csv import write_slices
 
     temporary = folder.with_name(f".{folder.name}.part")
     try:
@@ -216,7 +303,11 @@ def write(study: Study, result: Result, maps: Maps, folder: Path, options: Optio
         temporary.mkdir(parents=True)
         with timed(result.timing_s, "write"):
             names = write_maps(study, maps, temporary)
-            result.explanation = _with_files(result.explanation or {}, names)
+            if result.explanation is not None:
+                result.explanation = _with_files(result.explanation, names)
+            if result.slices:
+                write_slices(result, temporary / "slices.csv")
+                names.append("slices.csv")
             if options.report:
                 names += write_pictures(study, maps, temporary)
             result.files = ["result.json", *names, *(["report.html"] if options.report else [])]

@@ -1,6 +1,17 @@
 """Transforms in MONAI's array and dictionary forms, one file a family; geometry moves with the voxels."""
 
 from .clahe import CLAHE, CLAHED, CLAHEd, CLAHEDict
+from .ct_slices import (
+    LungWindow,
+    LungWindowD,
+    LungWindowd,
+    LungWindowDict,
+    PictureAsSlice,
+    PictureAsSliceD,
+    PictureAsSliced,
+    PictureAsSliceDict,
+)
+from .lung_box import LungBox, LungBoxD, LungBoxd, LungBoxDict
 from .lung_crop import LungCrop, LungCropD, LungCropd, LungCropDict
 from .lung_segment import LungSegment, LungSegmentD, LungSegmentd, LungSegmentDict, LungsNotFoundError
 from .rand_foreground_scale_crop import (
@@ -16,6 +27,10 @@ __all__ = [
     "CLAHED",
     "CLAHEDict",
     "CLAHEd",
+    "LungBox",
+    "LungBoxD",
+    "LungBoxDict",
+    "LungBoxd",
     "LungCrop",
     "LungCropD",
     "LungCropDict",
@@ -24,7 +39,15 @@ __all__ = [
     "LungSegmentD",
     "LungSegmentDict",
     "LungSegmentd",
+    "LungWindow",
+    "LungWindowD",
+    "LungWindowDict",
+    "LungWindowd",
     "LungsNotFoundError",
+    "PictureAsSlice",
+    "PictureAsSliceD",
+    "PictureAsSliceDict",
+    "PictureAsSliced",
     "RandForegroundScaleCrop",
     "RandForegroundScaleCropD",
     "RandForegroundScaleCropDict",

@@ -7,14 +7,14 @@ same two steps, linear resizing and min-max scaling a scan, so that maps of diff
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
 
-import torch
 from torch import nn
 
 from pneumonai.pipeline.explain.activation_maps import ClassActivationMap, GradCAM, GradCAMPlusPlus
 from pneumonai.pipeline.explain.attention import AttentionMap
+from pneumonai.pipeline.explain.protocol import Explainer
 from pneumonai.pipeline.explain.scaling import resize_map, scale_to_unit
+from pneumonai.pipeline.explain.slice_by_slice import SliceBySlice
 
 __all__ = [
     "EXPLAINERS",
@@ -23,33 +23,11 @@ __all__ = [
     "Explainer",
     "GradCAM",
     "GradCAMPlusPlus",
+    "SliceBySlice",
     "make_explainers",
     "resize_map",
     "scale_to_unit",
 ]
-
-
-class Explainer(Protocol):
-    """What every explainer has.
-
-    Attributes:
-        name: short, as ``--explain`` and file names have it.
-        method: in words.
-        shows: one sentence for the reader of a report: what the map says, and what it does not.
-    """
-
-    name: str
-    method: str
-    shows: str
-
-    def __call__(self, images: torch.Tensor, classes: torch.Tensor | int | None = None) -> torch.Tensor:
-        """Network input ``[B, C, *spatial]`` -> heat map ``[B, 1, *spatial]`` float32 in 0..1.
-
-        Args:
-            images: the batch.
-            classes: index of the class to explain, one for all or ``[B]``; the predicted ones when None.
-        """
-        ...
 
 
 EXPLAINERS: dict[str, Callable[[nn.Module], Explainer]] = {

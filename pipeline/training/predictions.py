@@ -17,6 +17,7 @@ from pneumonai.pipeline.metrics.classification import classification_report
 from pneumonai.pipeline.metrics.segmentation import SegmentationScores
 from pneumonai.pipeline.metrics.tables import write_report
 from pneumonai.pipeline.outputs.files import whole_file
+from pneumonai.pipeline.study import study_name
 
 _COLUMNS = ("image", "patient_id", "label", "pred")
 _SEGMENTATION_COLUMNS = ("image", "patient_id", "dice", "precision", "recall", "infection_ml", "infection_percent")
@@ -87,18 +88,18 @@ class SegmentationPredictionsWriter:
         output_dir: folder of the files; made where missing.
         metrics: write ``metrics.json`` and ``metrics.csv`` too; needs a mask at every item.
         truth_key: of the true mask ``[1, *spatial]``, in the engine's output or else in the batch.
-        slice_axis: the axis along which a volume's slices lie, counted on that grid.
+        masks: write every prediction too, ``NAME_infection.nii.gz`` (0, 1) or, of a picture, ``.png`` (0, 255).
     """
 
     def __init__(
-        self, output_dir: str | Path, *, metrics: bool = False, truth_key: str = "mask", slice_axis: int = 0
+        self, output_dir: str | Path, *, metrics: bool = False, truth_key: str = "mask", masks: bool = False
     ) -> None:
         self.output_dir = Path(output_dir)
         self.metrics = metrics
         self.truth_key = truth_key
-        self.slice_axis = slice_axis
+        self.masks = masks
         self._rows: list[dict[str, Any]] = []
-        self._scores = SegmentationScores(slice_axis=slice_axis)
+        self._scores = SegmentationScores()
 
     def attach(self, engine: Engine) -> None:
         """Collect after each batch, write at the end."""
@@ -108,7 +109,7 @@ class SegmentationPredictionsWriter:
 
     def _start(self) -> None:
         self._rows = []
-        self._scores = SegmentationScores(slice_axis=self.slice_axis)
+        self._scores = SegmentationScores()
 
     def _collect(self, engine: Engine) -> None:
         for item, output in zip(engine.state.batch, engine.state.output, strict=True):
@@ -117,9 +118,10 @@ class SegmentationPredictionsWriter:
             spacing = _spacing(output["pred"], item["image"])
             row: dict[str, Any] = {"image": image, "patient_id": patient}
             if spacing is not None:
-                row["infection_ml"] = round(np.count_nonzero(marked) * math.prod(spacing) / 1000.0, 3)
-            lungs = output.get("lungs", item.get("lungs"))
-            row["infection_percent"] = _percent(marked, None if lungs is None else _mask(lungs))
+                row["infection_ml"] = round(_ml(output["pred"], output["pred"]), 3)
+            row["infection_percent"] = _percent(output["pred"], output.get("lungs", item.get("lungs")))
+            if self.masks:
+                _write_mask(self.output_dir, image, output["pred"], taken=[str(r["image"]) for r in self._rows])
             truth = output.get(self.truth_key, item.get(self.truth_key))
             if truth is not None:
                 true = _mask(truth)
@@ -129,7 +131,14 @@ class SegmentationPredictionsWriter:
                         f"the mask is {true.shape}, the prediction {marked.shape}",
                         "let the postprocessing invert both, or neither",
                     )
-                case = self._scores.add(marked, true, spacing_mm=spacing, image=image, patient_id=patient)
+                axis = _slice_axis(output["pred"])
+                case = self._scores.add(
+                    np.moveaxis(marked, axis, 0),
+                    np.moveaxis(true, axis, 0),
+                    spacing_mm=None if spacing is None else [spacing[axis], *spacing[:axis], *spacing[axis + 1 :]],
+                    image=image,
+                    patient_id=patient,
+                )
                 row |= {"dice": case.dice, "precision": case.precision, "recall": case.recall}
             elif self.metrics:
                 raise ManifestError(image, f"has no {self.truth_key}", "scores need one at every item")
@@ -235,10 +244,46 @@ def _mask(tensor: Any) -> np.ndarray:
     return np.asarray(tensor.detach().cpu())[0] > 0.5
 
 
-def _percent(marked: np.ndarray, lungs: np.ndarray | None) -> float | None:
-    if lungs is not None and lungs.any():
-        return round(100.0 * np.count_nonzero(marked & lungs) / np.count_nonzero(lungs), 3)
-    return round(100.0 * float(marked.mean()), 3) if lungs is None and marked.ndim == 2 else None
+def _percent(prediction: Any, lungs: Any) -> float | None:
+    """Share of the lungs, which may lie on another grid of the same space; of a picture, the share of the picture."""
+    marked = _mask(prediction)
+    if marked.ndim == 2:
+        return round(100.0 * float(marked.mean()), 3)
+    if lungs is None or not _mask(lungs).any():
+        return None
+    return round(100.0 * _ml(prediction, prediction) / _ml(lungs, prediction), 3)
+
+
+def _ml(mask: Any, prediction: Any) -> float:
+    """Volume of a mask, in ml or in whatever the affine counts; one that knows no affine is on the prediction's grid."""
+    known = mask if isinstance(mask, MetaTensor) else prediction
+    voxel = math.prod(known.pixdim[:3].tolist()) / 1000.0 if isinstance(known, MetaTensor) else 1.0
+    return float(np.count_nonzero(_mask(mask)) * voxel)
+
+
+def _slice_axis(prediction: Any) -> int:
+    """The axis of a volume that is nearest to the body's, from feet to head; the first where no affine says."""
+    if not isinstance(prediction, MetaTensor) or prediction.ndim != 4:
+        return 0
+    columns = prediction.affine[:3, :3].abs()
+    return int((columns[2] / columns.norm(dim=0)).argmax())
+
+
+def _write_mask(folder: Path, image: str, prediction: Any, taken: Sequence[str]) -> None:
+    """A predicted mask, named after its image; a name that another image has already gets a number."""
+    import nibabel as nib
+    from PIL import Image
+
+    name = study_name(image or "image")
+    clashes = sum(study_name(other or "image") == name for other in taken)
+    name = f"{name}-{clashes + 1}" if clashes else name
+    mask = _mask(prediction).astype(np.uint8)
+    if mask.ndim == 2:
+        with whole_file(folder / f"{name}_infection.png") as temporary:
+            Image.fromarray(mask * np.uint8(255)).save(temporary, format="PNG")
+        return
+    with whole_file(folder / f"{name}_infection.nii.gz") as temporary:
+        nib.save(nib.Nifti1Image(mask, prediction.affine.numpy()), temporary)
 
 
 def _spacing(prediction: Any, image: Any) -> list[float] | None:

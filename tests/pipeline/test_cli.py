@@ -53,7 +53,8 @@ def test_an_unknown_bundle_is_named_in_one_line(
         "predict", str(tmp_path), "--bundle", "nothing", "-o", str(tmp_path), capsys=capsys, monkeypatch=monkeypatch
     )
     assert code == 2
-    assert err.startswith("error: nothing: no such bundle; shipped are nl_ran_ct_classification")
+    assert err.startswith("error: nothing: no such bundle; shipped are ")
+    assert "nl_ran_ct_classification" in err
     assert err.count("\n") == 1
 
 

@@ -7,11 +7,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from ignite.engine import Engine
 from monai.data import MetaTensor
+from PIL import Image
 
 from pneumonai.data_manifests.errors import ManifestError
 from pneumonai.pipeline.training.predictions import (
@@ -118,8 +120,8 @@ def test_broken_files_are_named_with_their_row(text: str | bytes | None, message
 
 
 def segmented(marked: list[int], true: list[int] | None, name: str, **item: Any) -> tuple[Any, Any]:
-    """A volume of 2 x 2 x 2 voxels of 5 x 10 x 10 mm, the first slice empty."""
-    affine = torch.diag(torch.tensor([5.0, 10.0, 10.0, 1.0], dtype=torch.float64))
+    """A volume of 2 x 2 x 2 voxels of 5 x 10 x 10 mm, axes S, P, L, the first slice empty."""
+    affine = torch.tensor([[0, 0, -10, 0], [0, -10, 0, 0], [5, 0, 0, 0], [0, 0, 0, 1]], dtype=torch.float64)
     meta = item.pop("meta", {})
 
     def mask(voxels: list[int]) -> MetaTensor:
@@ -143,6 +145,39 @@ def test_segmentations_by_hand(tmp_path: Path) -> None:
     assert report["dice_slice_mean"]["value"] == pytest.approx((1 + 0.4 + 1 + 1) / 4)
     assert report["volume_error_ml"]["value"] == pytest.approx(-0.25)
     assert report["surface_distance_mm"]["value"] == pytest.approx((0 + 10 + 0 + 10 + 10) / 5)
+
+
+def test_the_affine_says_along_which_axis_the_slices_lie(tmp_path: Path) -> None:
+    batch, output = segmented([1, 1, 0, 0], [1, 0, 1, 1], "a.nii.gz")
+
+    def turned(tensor: MetaTensor) -> MetaTensor:
+        return MetaTensor(tensor.as_tensor().permute(0, 3, 2, 1), affine=tensor.affine[:, [2, 1, 0, 3]])
+
+    batch |= {"mask": turned(batch["mask"])}
+    run(SegmentationPredictionsWriter(tmp_path, metrics=True), [[(batch, {"pred": turned(output["pred"])})]])
+    report = json.loads((tmp_path / "metrics.json").read_text())
+    assert report["dice_slice_mean"]["value"] == pytest.approx((1 + 0.4) / 2)
+    assert report["surface_distance_mm"]["value"] == pytest.approx((0 + 10 + 0 + 10 + 10) / 5)
+
+
+def test_the_share_of_the_lungs_holds_across_grids(tmp_path: Path) -> None:
+    # Lungs on a grid of half the resolution: one of its four voxels is as large as four of the prediction's eight.
+    affine = torch.tensor([[0, 0, -20, 0], [0, -20, 0, 0], [5, 0, 0, 0], [0, 0, 0, 1]], dtype=torch.float64)
+    lungs = MetaTensor(torch.ones(1, 2, 1, 1), affine=affine)
+    run(SegmentationPredictionsWriter(tmp_path), [[segmented([1, 1, 0, 0], None, "a.nii.gz", lungs=lungs)]])
+    assert rows(tmp_path)[0]["infection_percent"] == "25.0"
+
+
+def test_masks_are_written_in_their_own_geometry(tmp_path: Path) -> None:
+    volume = segmented([1, 0, 0, 0], None, "x/a.nii.gz")
+    again = segmented([0, 1, 0, 0], None, "y/a.nii.gz")
+    picture = ({"image": image("b.png")}, {"pred": torch.tensor([[[1.0, 0.0], [0.0, 0.0]]])})
+    run(SegmentationPredictionsWriter(tmp_path, masks=True), [[volume], [again], [picture]])
+    written = nib.load(tmp_path / "a_infection.nii.gz")
+    np.testing.assert_array_equal(np.asarray(written.dataobj), volume[1]["pred"][0].numpy())
+    np.testing.assert_allclose(written.affine, volume[1]["pred"].affine.numpy())
+    assert np.asarray(nib.load(tmp_path / "a-2_infection.nii.gz").dataobj).ravel()[5] == 1
+    assert np.asarray(Image.open(tmp_path / "b_infection.png")).tolist() == [[255, 0], [0, 0]]
 
 
 def test_segmentations_without_truth_or_spacing(tmp_path: Path) -> None:

@@ -1,0 +1,118 @@
+"""A mask file, drawn by a reader or made by a program, onto the grid of its study."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from pneumonai.pipeline.errors import StudyError
+from pneumonai.pipeline.sources import NIFTI_ENDINGS, PICTURE_ENDINGS
+from pneumonai.pipeline.study import study_name
+
+MARKS = ("", "_infection", "_mask", "_truth")
+"""What may follow a study's name in the name of its mask."""
+_HALF_A_VOXEL = 0.5
+
+
+def open_mask(path: str | Path, shape: tuple[int, ...], affine: np.ndarray) -> np.ndarray:
+    """Read a mask: whatever is not 0 is marked (in JPEG, which knows no clean 0, whatever is above 127).
+
+    A NIfTI mask may be stored with other axes or flipped; it is turned as the two affines say, and must then lie where
+    the study lies, to half a voxel. A picture must have the study's rows and columns.
+
+    Args:
+        path: NIfTI for a volume, PNG, TIFF, BMP or JPEG for a picture.
+        shape: of the study's image.
+        affine: 4 x 4, of the study's image, RAS+; not used for pictures.
+
+    Returns:
+        uint8 of the study's shape, 0 or 1.
+
+    Raises:
+        StudyError: it cannot be read, or is not on the study's grid.
+    """
+    name = str(path)
+    if not Path(path).is_file():
+        raise StudyError(name, "no such mask", "check the path")
+    if name.lower().endswith(NIFTI_ENDINGS):
+        return _nifti_mask(name, shape, np.asarray(affine, dtype=float))
+    if name.lower().endswith(PICTURE_ENDINGS):
+        return _picture_mask(name, shape)
+    raise StudyError(name, "is no mask that could be read", "give NIfTI for a volume, PNG for a picture")
+
+
+def find_mask(truth: str | Path, study_id: str) -> Path | None:
+    """The mask of a study: ``truth`` itself where it is a file, else the file in it that is named as the study.
+
+    Args:
+        truth: a mask, or a folder of masks ``STUDY.nii.gz``, ``STUDY.png`` (``_infection``, ``_mask`` or ``_truth`` may
+            follow the name).
+        study_id: the study.
+
+    Raises:
+        StudyError: ``truth`` does not exist, or two masks in it are named as the study.
+    """
+    folder = Path(truth)
+    if folder.is_file():
+        return folder
+    if not folder.is_dir():
+        raise StudyError(str(truth), "no such mask or folder of masks", "check --truth")
+    names = {study_id + mark for mark in MARKS}
+    endings = (*NIFTI_ENDINGS, *PICTURE_ENDINGS)
+    found = [p for p in sorted(folder.iterdir()) if p.name.lower().endswith(endings) and study_name(p) in names]
+    if len(found) > 1:
+        raise StudyError(study_id, f"{found[0].name} and {found[1].name} are both named as it", "leave one in --truth")
+    return found[0] if found else None
+
+
+def _nifti_mask(path: str, shape: tuple[int, ...], affine: np.ndarray) -> np.ndarray:
+    import nibabel as nib
+
+    if len(shape) != 3:
+        raise StudyError(path, "is a volume, where the study is a picture", "give a mask of the picture's size")
+    try:
+        image = nib.load(path)
+        values = np.asanyarray(image.dataobj)
+        own = np.asarray(image.affine, dtype=float)
+    except Exception as error:
+        raise StudyError(path, "is damaged or no NIfTI file", "copy it again") from error
+    values = values.reshape(values.shape[:3] + (1,) * (3 - values.ndim)) if values.ndim < 3 else values
+    if values.ndim > 3 and values.size == int(np.prod(values.shape[:3])):
+        values = values.reshape(values.shape[:3])
+    if values.ndim != 3:
+        raise StudyError(path, f"is {values.ndim}D, where one mask is wanted", "give one mask a study")
+    if not np.isfinite(own).all() or abs(np.linalg.det(own[:3, :3])) < 1e-9:
+        raise StudyError(path, "its affine is not finite or has no volume", "write it again with the study's affine")
+    orientations = nib.orientations
+    turn = orientations.ornt_transform(orientations.io_orientation(own), orientations.io_orientation(affine))
+    turned = orientations.apply_orientation(values, turn)
+    own = own @ orientations.inv_ornt_aff(turn, values.shape)
+    if turned.shape != tuple(shape):
+        raise StudyError(path, f"is {_times(turned.shape)} voxels, the study {_times(shape)}", "put it on its grid")
+    corners = np.array([[i, j, k, 1.0] for i in (0, shape[0]) for j in (0, shape[1]) for k in (0, shape[2])])
+    apart = float(np.linalg.norm(corners @ (own - affine).T[:, :3], axis=1).max())
+    if apart > _HALF_A_VOXEL * float(np.linalg.norm(affine[:3, :3], axis=0).min()):
+        raise StudyError(path, f"lies up to {apart:.1f} mm from the study", "write it with the study's affine")
+    return (turned != 0).astype(np.uint8)
+
+
+def _picture_mask(path: str, shape: tuple[int, ...]) -> np.ndarray:
+    from PIL import Image
+
+    if len(shape) != 2:
+        raise StudyError(path, "is a picture, where the study is a volume", "give a NIfTI mask on the study's grid")
+    try:
+        with Image.open(path) as picture:
+            lossy = picture.format == "JPEG"
+            values = np.asarray(picture if picture.mode in ("1", "L", "P", "I", "I;16") else picture.convert("L"))
+    except Exception as error:
+        raise StudyError(path, "is damaged or no picture", "copy it again") from error
+    if values.shape != tuple(shape):
+        size, wanted = values.shape[::-1], tuple(shape)[::-1]
+        raise StudyError(path, f"is {_times(size)} pixels, the study {_times(wanted)}", "put it on its grid")
+    return (values > (127 if lossy else 0)).astype(np.uint8)
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))

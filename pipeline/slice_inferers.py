@@ -1,0 +1,61 @@
+"""2D networks over the slices of a volume ``[B, C, S, H, W]``, a picture being one slice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from monai.inferers import Inferer
+
+Network = Callable[[torch.Tensor], torch.Tensor]
+
+
+class SliceClassifier(Inferer):
+    """Classify every slice, and the volume by those slices that speak most clearly against the first class.
+
+    The volume's probabilities are the mean of those of the ``highest`` slices in which the first class (noncovid,
+    normal) is least probable: disease shows in some slices only, while one slice alone may be mistaken. A volume
+    of fewer slices takes all; so a picture's are its own.
+
+    Args:
+        batch_size: slices that go through the network together.
+        highest: how many slices speak for the volume.
+
+    Raises:
+        ValueError: unless both are at least 1.
+    """
+
+    def __init__(self, batch_size: int = 16, highest: int = 5) -> None:
+        super().__init__()
+        if batch_size < 1 or highest < 1:
+            raise ValueError(f"SliceClassifier needs batch_size and highest of 1 or more, got {batch_size}, {highest}.")
+        self.batch_size = batch_size
+        self.highest = highest
+
+    def __call__(self, inputs: torch.Tensor, network: Network, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Logits of the volumes, ``[B, K]``, from slices ``[B, C, S, H, W]``.
+
+        Their softmax are the volume's probabilities; for one slice they are the network's, but for a constant.
+        """
+        return self.volume_logits(self.slice_logits(inputs, network))
+
+    def slice_logits(self, inputs: torch.Tensor, network: Network) -> torch.Tensor:
+        """Logits of every slice, ``[B, K, S]``.
+
+        Raises:
+            ValueError: for another number of dimensions.
+        """
+        if inputs.ndim != 5:
+            raise ValueError(f"SliceClassifier needs slices [B, C, S, H, W], got {tuple(inputs.shape)}.")
+        slices = inputs.as_subclass(torch.Tensor).transpose(1, 2).flatten(0, 1)
+        logits = torch.cat([network(part).float() for part in slices.split(self.batch_size)])
+        return logits.unflatten(0, (inputs.shape[0], inputs.shape[2])).transpose(1, 2)
+
+    def volume_logits(self, slice_logits: torch.Tensor) -> torch.Tensor:
+        """Logarithms of the volumes' probabilities, ``[B, K]``, from their slices' logits ``[B, K, S]``."""
+        log_probabilities = slice_logits.log_softmax(dim=1)
+        count = min(self.highest, slice_logits.shape[2])
+        chosen = log_probabilities[:, 0].topk(count, dim=1, largest=False).indices
+        kept = log_probabilities.gather(2, chosen[:, None].expand(-1, slice_logits.shape[1], -1))
+        return kept.logsumexp(dim=2) - torch.tensor(float(count), device=kept.device).log()
