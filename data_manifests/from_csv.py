@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pneumonai.data_manifests.alike import group_alike
 from pneumonai.data_manifests.assemble import SplitChoice, default_split, make_datalist
 from pneumonai.data_manifests.build import Progress, refuse_unreadable, tell_each
 from pneumonai.data_manifests.datalist import PARTS
@@ -57,6 +58,7 @@ def build_from_csv(
     seed: int = 0,
     name: str | None = None,
     modality: str | None = None,
+    alike_together: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """The datalist of a CSV file.
@@ -71,6 +73,8 @@ def build_from_csv(
         seed: of that 8:1:1.
         name: of the datalist; the CSV file's name when None.
         modality: ``CT`` or ``CXR``, written into the datalist.
+        alike_together: keep pictures that look alike on one side, where no patient is named
+            (:func:`pneumonai.data_manifests.alike.group_alike`).
         progress: told how far it is.
 
     Returns:
@@ -94,6 +98,9 @@ def build_from_csv(
     masked = [(item, row) for item, row in zip(items, rows, strict=True) if item.get("mask")]
     refuse_unreadable((root, item["mask"], _where(table, row, item["mask"])) for item, row in masked)
     notes = [] if not masked or len(masked) == len(items) else [f"{len(items) - len(masked)} images have no mask"]
+    if alike_together:
+        groups = group_alike(items, root, progress)
+        notes.append(f"pictures that look alike are kept together: {groups} groups of several")
     return make_datalist(
         items,
         split or default_split(items, seed),

@@ -201,7 +201,7 @@ def check_overlays(bundle: Bundle) -> None:
         parser.update({"device": "$torch.device('meta')"})
         try:
             with torch.device("meta"):
-                parser.get_parsed_content("explainer")
+                parser.get_parsed_content("network_def" if bundle.is_segmentation else "explainer")
         except Exception as error:
             raise BundleError(bundle.name, f"its {path.name} does not work over inference.json ({error})") from error
 
@@ -233,26 +233,42 @@ def check_inference(bundle: Bundle, scratch: Path, *, inside: bool) -> None:
         rows = list(csv.DictReader(file))
     if len(rows) != 1:
         raise BundleError(bundle.name, f"predictions.csv has {len(rows)} rows for one study")
+    if bundle.is_segmentation:
+        if not 0 <= float(rows[0]["infection_percent"]) <= 100 or len(list(output.glob("*_infection.*"))) != 1:
+            raise BundleError(bundle.name, "it wrote no mask, or one without a size in predictions.csv")
+        return
     total = sum(float(rows[0][f"p_{name}"]) for name in bundle.class_names)
     if abs(total - 1) > 1e-3:
         raise BundleError(bundle.name, f"its probabilities add up to {total:.4f}")
 
 
 def made_dataset(bundle: Bundle, scratch: Path) -> Path:
-    """A folder with a datalist of a small phantom in each part, and ``studies/`` with one of them alone."""
-    from pneumonai.pipeline.phantom import make_phantom
-    from pneumonai.pipeline.phantom.write import write_nifti
+    """A folder with a datalist of one small phantom in each part, in the form that the bundle reads.
 
-    if bundle.input_kind is not InputKind.VOLUME:
-        raise BundleError(bundle.name, f"there is no made study for input kind {bundle.input_kind} yet")
+    ``studies/`` holds it alone; its masks lie beside.
+    """
+    from pneumonai.pipeline.phantom import make_phantom
+    from pneumonai.pipeline.phantom.write import write_nifti, write_slices, write_xray
+
     folder = scratch / "dataset"
-    if not folder.exists():
-        phantom = make_phantom("ncp", 1, shape=(128, 128, 48))
-        write_nifti(phantom, folder / "studies", masks=False)
-        image = next((folder / "studies").iterdir())
-        item = {"image": f"studies/{image.name}", "label": phantom.label, "patient_id": "made"}
-        parts: dict[str, Any] = {part: [item] for part in ("training", "validation", "test")}
-        (folder / "datalist.json").write_text(json.dumps(parts), encoding="utf-8")
+    if folder.exists():
+        return folder
+    phantom = make_phantom("ncp", 1, shape=(128, 128, 48))
+    made = folder / "made"
+    if bundle.input_kind is InputKind.VOLUME:
+        image = write_nifti(phantom, made)[0]
+        mask = made / image.name.replace(".nii.gz", "_infection.nii.gz")
+    else:
+        pictures = write_slices(phantom, made) if bundle.input_kind is InputKind.SLICE else write_xray(phantom, made)
+        image = pictures[len(pictures) // 2] if bundle.input_kind is InputKind.SLICE else pictures[0]
+        mask = made / f"{image.stem}_infection.png"
+    (folder / "studies").mkdir()
+    image = image.rename(folder / "studies" / image.name)
+    item: dict[str, Any] = {"image": f"studies/{image.name}", "mask": f"made/{mask.name}", "patient_id": "made"}
+    if not bundle.is_segmentation:
+        item["label"] = min(phantom.label, len(bundle.class_names) - 1)
+    parts: dict[str, Any] = {part: [item] for part in ("training", "validation", "test")}
+    (folder / "datalist.json").write_text(json.dumps(parts), encoding="utf-8")
     return folder
 
 

@@ -152,6 +152,9 @@ def build(
         list[str] | None, typer.Option("--class", metavar="NAME", help="Classes in label order; one each time.")
     ] = None,
     modality: Annotated[Modality | None, typer.Option(help="Of your own table; written into the datalist.")] = None,
+    alike_together: Annotated[
+        bool, typer.Option("--alike-together", help="With --from-csv: pictures that look alike on one side.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite OUTPUT.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
 ) -> None:
@@ -164,6 +167,8 @@ def build(
     if len(arguments) != wanted:
         what = "--from-csv takes DATA_DIR alone" if from_csv else "NAME and DATA_DIR are needed"
         raise ManifestError("manifest build", f"{what}, got {' '.join(arguments)}", "see manifest build --help")
+    if alike_together and from_csv is None:
+        raise ManifestError("--alike-together", "needs --from-csv", "leave it away: a description knows its groups")
     _refuse_overwriting(output, force)
     spelled = split or ("official" if validation else None)
     chosen = parse_split(spelled, seed, validation=validation) if spelled else None
@@ -182,6 +187,7 @@ def build(
                 seed=seed,
                 name=from_csv.stem if output.stem == "datalist" else output.stem,
                 modality=modality.value if modality else None,
+                alike_together=alike_together,
                 progress=tell,
             )
         else:

@@ -255,7 +255,7 @@ def _percent(prediction: Any, lungs: Any) -> float | None:
 
 
 def _ml(mask: Any, prediction: Any) -> float:
-    """Volume of a mask, in ml or in whatever the affine counts; one that knows no affine is on the prediction's grid."""
+    """Volume of a mask in ml; one that knows no affine lies on the prediction's grid."""
     known = mask if isinstance(mask, MetaTensor) else prediction
     voxel = math.prod(known.pixdim[:3].tolist()) / 1000.0 if isinstance(known, MetaTensor) else 1.0
     return float(np.count_nonzero(_mask(mask)) * voxel)
