@@ -1,19 +1,40 @@
-"""Weights in torchvision's format for the networks of this package; torchvision itself is not needed.
+"""ImageNet weights made elsewhere for the networks of this package; what made them is not needed.
 
 torchvision's files are state dicts under its own parameter names, which are the names of this package's ResNet, VGG and
-MobileNetV2, so that a file saved there loads here whatever the number of input channels or classes.
+MobileNetV2; those of efficientnet-lite-pytorch have other names for the parameters of EfficientNet-Lite. Both load
+whatever the number of input channels or classes.
 """
 
 from __future__ import annotations
 
 import pickle
+import re
 from pathlib import Path
 
 import torch
 from torch import nn
 
-#: Names of torchvision's classifiers: what a file may hold beyond a network without one.
+#: Names of classifiers: what a file may hold beyond a network without one.
 CLASSIFIERS = ("fc.", "classifier.")
+
+#: Layers of efficientnet-lite-pytorch outside its blocks, and their places here; ``{head}`` is that of the last layer.
+LITE_LAYERS = {
+    "_conv_stem": "features.0.0",
+    "_bn0": "features.0.1",
+    "_conv_head": "features.{head}.0",
+    "_bn1": "features.{head}.1",
+    "_fc": "classifier",
+}
+
+#: Layers of its blocks; the first block has no expansion, so that its other layers stand one place earlier.
+LITE_BLOCK = {
+    "_expand_conv": (0, ".0"),
+    "_bn0": (0, ".1"),
+    "_depthwise_conv": (1, ".0"),
+    "_bn1": (1, ".1"),
+    "_project_conv": (2, ""),
+    "_bn2": (3, ""),
+}
 
 #: Most names that an error lists.
 LISTED = 8
@@ -58,8 +79,48 @@ def load_torchvision_weights(network: nn.Module, path: str | Path) -> list[str]:
         PretrainedWeightsError: the file is missing or no state dict, or its parameters are not the network's; the
             network is then unchanged.
     """
+    return _load(network, _read(Path(path), "torchvision"), str(path))
+
+
+def load_efficientnet_lite_weights(network: nn.Module, path: str | Path) -> list[str]:
+    """Load weights of the package ``efficientnet-lite-pytorch`` into a 2D EfficientNet-Lite, in place.
+
+    The package's files are TensorFlow's published weights, converted (Apache-2.0). All else is as with
+    :func:`load_torchvision_weights`.
+
+    Args:
+        network: EfficientNetLite, or a network that has one as ``backbone``.
+        path: a file of ``torch.save`` with a state dict; read with ``weights_only=True``, so that it runs no code.
+
+    Returns:
+        Names of the network's parameters that stay as they were, in order.
+
+    Raises:
+        PretrainedWeightsError: the file is missing or no state dict, or its parameters are not the network's, whose
+            names the message then uses; the network is then unchanged.
+    """
+    loaded = _read(Path(path), "efficientnet-lite-pytorch")
+    blocks = [int(name.split(".")[1]) for name in loaded if re.match(r"_blocks\.\d+\.", name)]
+    head = max(blocks, default=0) + 2
+    return _load(network, {_renamed(name, head): tensor for name, tensor in loaded.items()}, str(path))
+
+
+def _renamed(name: str, head: int) -> str:
+    """The name here of a parameter of efficientnet-lite-pytorch; an unknown one stays."""
+    layer, _, part = name.rpartition(".")
+    if layer in LITE_LAYERS:
+        return f"{LITE_LAYERS[layer].format(head=head)}.{part}"
+    match = re.fullmatch(r"_blocks\.(\d+)\.(\w+)", layer)
+    if match is None or match[2] not in LITE_BLOCK:
+        return name
+    place, rest = LITE_BLOCK[match[2]]
+    block = int(match[1])
+    return f"features.{block + 1}.conv.{place - (block == 0)}{rest}.{part}"
+
+
+def _load(network: nn.Module, loaded: dict[str, torch.Tensor], subject: str) -> list[str]:
+    """Copy tensors under this package's names into the network or its backbone; returns the names of what stays."""
     backbone = getattr(network, "backbone", network)
-    loaded = _read(Path(path))
     wanted = {name: tensor for name, tensor in backbone.state_dict().items() if ".attention." not in name}
     classifier = _classifier(backbone)
     first = next(iter(wanted))
@@ -70,7 +131,7 @@ def load_torchvision_weights(network: nn.Module, path: str | Path) -> list[str]:
             del wanted[name], loaded[name]
     if first in loaded and loaded[first].dim() == 4 and wanted[first].shape[1] == 1:
         loaded[first] = loaded[first].sum(dim=1, keepdim=True)
-    _compare(wanted, loaded, str(path), type(backbone).__name__)
+    _compare(wanted, loaded, subject, type(backbone).__name__)
     with torch.no_grad():
         for name, tensor in loaded.items():
             wanted[name].copy_(tensor)
@@ -79,8 +140,8 @@ def load_torchvision_weights(network: nn.Module, path: str | Path) -> list[str]:
     return [name for name, _ in network.named_parameters() if name not in taken]
 
 
-def _read(path: Path) -> dict[str, torch.Tensor]:
-    remedy = "give a state dict in torchvision's format, saved by torch.save"
+def _read(path: Path, source: str) -> dict[str, torch.Tensor]:
+    remedy = f"give a state dict in {source}'s format, saved by torch.save"
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:

@@ -1,9 +1,10 @@
-"""What the residual networks of this package share: the stem, a stage of units, starting weights, checked widths."""
+"""What the residual networks of this package share: the stem, a stage of units, starting weights, checks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from monai.networks.layers.factories import Conv, Norm, Pool
 from torch import nn
 
@@ -24,6 +25,16 @@ def check_arguments(spatial_dims: int, **counts: int) -> None:
     for name, value in counts.items():
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}.")
+
+
+def check_sides(x: torch.Tensor) -> None:
+    """Refuse a map with a side below 32, where the coarsest stage of a backbone would have no position.
+
+    Raises:
+        ValueError: naming the sides.
+    """
+    if min(x.shape[2:]) < 32:
+        raise ValueError(f"each side must be at least 32, got {x.shape[2:]}.")
 
 
 def pooled_stem(spatial_dims: int, in_channels: int, out_channels: int) -> nn.Sequential:

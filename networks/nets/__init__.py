@@ -1,7 +1,9 @@
 """The networks, one file a family."""
 
+from pneumonai.networks.nets.backbone_unet import BackboneUNet
 from pneumonai.networks.nets.covnet import CovNet
 from pneumonai.networks.nets.dspp_cid import DSPPCIDNet
+from pneumonai.networks.nets.efficientnet_lite import EfficientNetLite
 from pneumonai.networks.nets.fusa_resnet import FUSAResNet
 from pneumonai.networks.nets.fusa_resunet import FUSAResUNet
 from pneumonai.networks.nets.ma_net import MANet
@@ -15,9 +17,11 @@ from pneumonai.networks.nets.vgg import VGG
 __all__ = [
     "NLRAN",
     "VGG",
+    "BackboneUNet",
     "CovNet",
     "DSPPCIDNet",
     "DeepLabV3",
+    "EfficientNetLite",
     "FUSAResNet",
     "FUSAResUNet",
     "LinkNet",

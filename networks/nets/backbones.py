@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import nn
 
+from pneumonai.networks.nets.efficientnet_lite import VARIANTS, EfficientNetLite
 from pneumonai.networks.nets.fusa_resnet import FUSAResNet
 from pneumonai.networks.nets.mobilenet_v2 import MobileNetV2
 from pneumonai.networks.nets.resnet import ResNet
@@ -24,10 +25,14 @@ BACKBONES: dict[str, Callable[..., nn.Module]] = {
     "vgg19": partial(VGG, depth=19),
     "fusa_resnet18": partial(FUSAResNet, depth=18),
     "fusa_resnet50": partial(FUSAResNet, depth=50),
+    **{f"efficientnet_{variant}": partial(EfficientNetLite, variant=variant) for variant in VARIANTS},
 }
 
 #: Input pixels between the positions of a stage's map.
 STAGE_STRIDES = {4: 8, 5: 16, 6: 32}
+
+#: Maps of a backbone that halves five times.
+STAGES = 5
 
 
 @runtime_checkable
@@ -42,6 +47,21 @@ class Backbone(Protocol):
 
     def forward_features(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Map ``[B, in_channels, *spatial]`` to the maps of stages 4, 5 and 6, at strides 8, 16 and 32."""
+        ...
+
+
+@runtime_checkable
+class StagedBackbone(Backbone, Protocol):
+    """What a backbone must offer beyond :class:`Backbone` to be the encoder of a U-Net; every named one does.
+
+    Attributes:
+        stage_channels: channels of the maps at strides 2, 4, 8, 16 and 32.
+    """
+
+    stage_channels: Sequence[int]
+
+    def forward_stages(self, x: torch.Tensor) -> Sequence[torch.Tensor]:
+        """Map ``[B, in_channels, *spatial]`` to five maps, at strides 2, 4, 8, 16 and 32."""
         ...
 
 

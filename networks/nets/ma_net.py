@@ -74,7 +74,7 @@ class MANet(nn.Module):
         if pooling not in POOLINGS:
             raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}, got {pooling!r}.")
         options = {} if base_channels == PUBLISHED_CHANNELS else {"base_channels": base_channels}
-        if options and (backbone == "mobilenet_v2" or isinstance(backbone, nn.Module)):
+        if options and (isinstance(backbone, nn.Module) or backbone.startswith(("mobilenet", "efficientnet"))):
             raise ValueError(f"base_channels applies to a named ResNet, VGG or FUSA-ResNet, got {base_channels}.")
         self.backbone = build_backbone(backbone, spatial_dims, in_channels, **options)
         widths = dict(zip(STAGE_STRIDES, self.backbone.out_channels, strict=True))

@@ -88,6 +88,7 @@ class ResNet(MonaiResNet):
         ValueError: when an argument is none of these.
 
     Attributes:
+        stage_channels: channels of the maps at strides 2, 4, 8, 16 and 32.
         out_channels: channels of the maps of stages 4, 5 and 6 (strides 8, 16, 32).
     """
 
@@ -122,21 +123,33 @@ class ResNet(MonaiResNet):
             bias_downsample=False,
         )
         widths = [base_channels * factor * block.expansion for factor in (1, 2, 4, 8)]
-        self.out_channels: tuple[int, int, int] = (widths[1], widths[2], widths[3])
+        self.stage_channels: tuple[int, ...] = (base_channels, *widths)
+        self.out_channels: tuple[int, ...] = (widths[1], widths[2], widths[3])
         if attention is not None:
             for layer, width in zip((self.layer1, self.layer2, self.layer3, self.layer4), widths, strict=True):
                 for unit in layer:
                     unit.attention = attention(spatial_dims, width)
+
+    def forward_stages(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Map ``[B, in_channels, *spatial]`` to five maps, at strides 2, 4, 8, 16 and 32.
+
+        Their channels are ``stage_channels``; the first is the activated stem before its pool, the last three are
+        those of :meth:`forward_features`.
+        """
+        stages = [self.act(self.bn1(self.conv1(x)))]
+        stages.append(self.layer1(self.maxpool(stages[0])))
+        stages.append(self.layer2(stages[1]))
+        stages.append(self.layer3(stages[2]))
+        stages.append(self.layer4(stages[3]))
+        return stages
 
     def forward_features(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Map ``[B, in_channels, *spatial]`` to the maps of stages 4, 5 and 6.
 
         Their channels are ``out_channels``, their sizes ``ceil(spatial / stride)`` with strides 8, 16, 32.
         """
-        x = self.layer1(self.maxpool(self.act(self.bn1(self.conv1(x)))))
-        stage_4 = self.layer2(x)
-        stage_5 = self.layer3(stage_4)
-        return stage_4, stage_5, self.layer4(stage_5)
+        stages = self.forward_stages(x)
+        return stages[2], stages[3], stages[4]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map ``[B, in_channels, *spatial]`` to logits ``[B, num_classes]``."""

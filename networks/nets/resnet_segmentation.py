@@ -15,7 +15,7 @@ from monai.networks.layers.factories import Conv, Norm, Pool
 from torch import nn
 from torch.nn import functional as F
 
-from pneumonai.networks.blocks.residual_backbone import check_arguments
+from pneumonai.networks.blocks.residual_backbone import check_arguments, check_sides
 from pneumonai.networks.nets.resnet import ResNet
 
 
@@ -60,11 +60,6 @@ def _conv_norm_relu(spatial_dims: int, in_channels: int, out_channels: int, size
         norm="batch",
         adn_ordering="NA",
     )
-
-
-def _check_sides(x: torch.Tensor) -> None:
-    if min(x.shape[2:]) < 32:
-        raise ValueError(f"each side must be at least 32, got {x.shape[2:]}.")
 
 
 class FullConvolution(nn.Module):
@@ -163,7 +158,7 @@ class LinkNet(nn.Module):
         Raises:
             ValueError: a side is below 32.
         """
-        _check_sides(x)
+        check_sides(x)
         half = self.backbone.act(self.backbone.bn1(self.backbone.conv1(x)))
         stem = self.backbone.maxpool(half)
         first = self.backbone.layer1(stem)
@@ -251,7 +246,7 @@ class PyramidSegmentation(nn.Module):
         Raises:
             ValueError: a side is below 32.
         """
-        _check_sides(x)
+        check_sides(x)
         logits = self.head(self.conv(self.pyramid(self.backbone.forward_features(x)[2])))
         return F.interpolate(logits, size=x.shape[2:], mode=self.mode, align_corners=False)
 

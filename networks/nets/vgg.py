@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import torch
 from monai.networks.layers.factories import Conv, Pool
 from torch import nn
 
 from pneumonai.networks.blocks.residual_backbone import check_arguments
+from pneumonai.networks.blocks.sequential_backbone import SequentialBackbone
 
 #: Convolutions in each of the five blocks by depth.
 DEPTHS: dict[int, tuple[int, int, int, int, int]] = {16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 
 
-class VGG(nn.Module):
+class VGG(SequentialBackbone):
     """VGG without batch normalisation, as torchvision builds it (MONAI has none).
 
     Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition",
@@ -41,13 +41,13 @@ class VGG(nn.Module):
         ValueError: when an argument is none of these.
 
     Attributes:
+        stage_channels: channels of the maps at strides 2, 4, 8, 16 and 32.
         out_channels: channels of the maps of stages 4, 5 and 6 (strides 8, 16, 32).
     """
 
     def __init__(
         self, spatial_dims: int, in_channels: int, num_classes: int, *, depth: int, base_channels: int = 64
     ) -> None:
-        super().__init__()
         if depth not in DEPTHS:
             raise ValueError(f"depth must be one of {', '.join(map(str, DEPTHS))}, got {depth}.")
         # 0 classes are allowed: they leave the classifier out.
@@ -55,9 +55,8 @@ class VGG(nn.Module):
             spatial_dims, in_channels=in_channels, num_classes=num_classes or 1, base_channels=base_channels
         )
         widths = [base_channels * factor for factor in (1, 2, 4, 8, 8)]
-        self.out_channels: tuple[int, int, int] = (widths[3], widths[4], widths[4])
         layers: list[nn.Module] = []
-        pools = []
+        ends = []
         channels = in_channels
         for width, count in zip(widths, DEPTHS[depth], strict=True):
             for _ in range(count):
@@ -66,13 +65,10 @@ class VGG(nn.Module):
                     nn.ReLU(inplace=True),
                 ]
                 channels = width
-            pools.append(len(layers))
+            ends.append(len(layers) - 1)
             layers.append(Pool[Pool.MAX, spatial_dims](kernel_size=2, stride=2))
-        self.features = nn.Sequential(*layers)
-        self.stage_ends = (pools[3], pools[4])
-        self.avgpool = Pool[Pool.ADAPTIVEAVG, spatial_dims]((7,) * spatial_dims)
         hidden = 64 * base_channels
-        self.classifier: nn.Module = (
+        classifier: nn.Module = (
             nn.Sequential(
                 nn.Linear(widths[4] * 7**spatial_dims, hidden),
                 nn.ReLU(inplace=True),
@@ -85,28 +81,11 @@ class VGG(nn.Module):
             if num_classes
             else nn.Identity()
         )
-        for module in self.modules():
-            if isinstance(module, Conv[Conv.CONV, spatial_dims]):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-                nn.init.zeros_(module.bias)
-            elif isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, 0, 0.01)
-                nn.init.zeros_(module.bias)
-
-    def forward_features(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Map ``[B, in_channels, *spatial]`` to the maps of stages 4, 5 and 6.
-
-        Their channels are ``out_channels``, their sizes ``floor(spatial / stride)`` with strides 8, 16, 32.
-        """
-        stage_4 = stage_5 = x
-        for index, layer in enumerate(self.features):
-            if index == self.stage_ends[0]:
-                stage_4 = x
-            if index == self.stage_ends[1]:
-                stage_5 = x
-            x = layer(x)
-        return stage_4, stage_5, x
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map ``[B, in_channels, *spatial]``, each side at least 32, to logits ``[B, num_classes]``."""
-        return self.classifier(self.avgpool(self.forward_features(x)[2]).flatten(1))
+        # A stage is what stands before the next pool; the first, at the input's own size, is none.
+        super().__init__(
+            nn.Sequential(*layers),
+            [*ends[1:], len(layers) - 1],
+            [*widths[1:], widths[4]],
+            Pool[Pool.ADAPTIVEAVG, spatial_dims]((7,) * spatial_dims),
+            classifier,
+        )

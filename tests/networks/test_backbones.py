@@ -29,6 +29,11 @@ PUBLISHED = {
     "vgg19": (143_667_240, (512, 512, 512)),
     "fusa_resnet18": (14_478_656, (128, 256, 512)),
     "fusa_resnet50": (106_065_496, (512, 1024, 2048)),
+    "efficientnet_lite0": (4_652_008, (40, 112, 1280)),
+    "efficientnet_lite1": (5_416_680, (40, 112, 1280)),
+    "efficientnet_lite2": (6_092_072, (48, 120, 1280)),
+    "efficientnet_lite3": (8_197_096, (48, 136, 1280)),
+    "efficientnet_lite4": (13_006_568, (56, 160, 1280)),
 }
 NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 
@@ -108,6 +113,20 @@ def test_features_are_the_stages_and_carry_the_logits(name, spatial_dims):
     assert 0.01 < logits.std() < 1e4
     head = network.fc if hasattr(network, "fc") else network.classifier
     torch.testing.assert_close(head(network.avgpool(maps[2]).flatten(1)), logits)
+
+
+@pytest.mark.parametrize(("name", "stride_2_and_4"), [
+    ("resnet18", (4, 4)), ("resnet50", (2, 8)), ("vgg16", (4, 8)), ("mobilenet_v2", (8, 8)), ("fusa_resnet18", (4, 4))
+])  # fmt: skip
+def test_five_stages_halve_and_end_with_the_features(name, stride_2_and_4):
+    network = random_network(SMALL[name], 2, 2, 0)
+    assert network.stage_channels == (*stride_2_and_4, *network.out_channels)
+    x = torch.randn(1, 2, 64, 96)
+    stages = network.forward_stages(x)
+    for stage, channels, stride in zip(stages, network.stage_channels, (2, 4, 8, 16, 32), strict=True):
+        assert stage.shape == (1, channels, 64 // stride, 96 // stride)
+        assert stage.std() > 0.01
+    assert all(torch.equal(*pair) for pair in zip(stages[2:], network.forward_features(x), strict=True))
 
 
 @pytest.mark.parametrize("name", ["resnet18", "fusa_resnet50", "vgg16", "mobilenet_v2"])
