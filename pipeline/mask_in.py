@@ -10,8 +10,9 @@ from pneumonai.pipeline.errors import StudyError
 from pneumonai.pipeline.sources import NIFTI_ENDINGS, PICTURE_ENDINGS
 from pneumonai.pipeline.study import study_name
 
-MARKS = ("", "_infection", "_mask", "_truth")
-"""What may follow a study's name in the name of its mask."""
+MARKS = ("_infection", "_mask", "_truth", "")
+"""What may follow a study's name in the name of its mask; a marked name goes before the name alone, which may be the
+study itself."""
 _HALF_A_VOXEL = 0.5
 
 
@@ -58,12 +59,16 @@ def find_mask(truth: str | Path, study_id: str) -> Path | None:
         return folder
     if not folder.is_dir():
         raise StudyError(str(truth), "no such mask or folder of masks", "check --truth")
-    names = {study_id + mark for mark in MARKS}
     endings = (*NIFTI_ENDINGS, *PICTURE_ENDINGS)
-    found = [p for p in sorted(folder.iterdir()) if p.name.lower().endswith(endings) and study_name(p) in names]
-    if len(found) > 1:
-        raise StudyError(study_id, f"{found[0].name} and {found[1].name} are both named as it", "leave one in --truth")
-    return found[0] if found else None
+    masks = [path for path in sorted(folder.iterdir()) if path.name.lower().endswith(endings)]
+    for mark in MARKS:
+        found = [path for path in masks if study_name(path) == study_id + mark]
+        if len(found) > 1:
+            names = f"{found[0].name} and {found[1].name}"
+            raise StudyError(study_id, f"{names} are both named as its mask", "leave one of them in --truth")
+        if found:
+            return found[0]
+    return None
 
 
 def _nifti_mask(path: str, shape: tuple[int, ...], affine: np.ndarray) -> np.ndarray:

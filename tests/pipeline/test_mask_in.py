@@ -87,13 +87,13 @@ def test_what_is_no_mask_of_the_study_is_said_in_words(tmp_path: Path) -> None:
 
 
 def test_masks_are_found_by_the_studys_name(tmp_path: Path) -> None:
-    for name in ("a.nii.gz", "b_infection.nii.gz", "c.png", "c_mask.nii.gz", "ab.nii.gz"):
+    for name in ("a.nii.gz", "b.nii.gz", "b_infection.nii.gz", "c_mask.png", "c_mask.nii.gz", "ab.nii.gz"):
         (tmp_path / name).touch()
     assert find_mask(tmp_path, "a") == tmp_path / "a.nii.gz"
     assert find_mask(tmp_path, "b") == tmp_path / "b_infection.nii.gz"
     assert find_mask(tmp_path, "nobody") is None
     assert find_mask(tmp_path / "a.nii.gz", "any") == tmp_path / "a.nii.gz"
-    with pytest.raises(StudyError, match="are both named as it"):
+    with pytest.raises(StudyError, match="are both named as its mask"):
         find_mask(tmp_path, "c")
     with pytest.raises(StudyError, match="no such mask or folder"):
         find_mask(tmp_path / "nothing", "a")
