@@ -105,6 +105,16 @@ def load_efficientnet_lite_weights(network: nn.Module, path: str | Path) -> list
     return _load(network, {_renamed(name, head): tensor for name, tensor in loaded.items()}, str(path))
 
 
+def load_imagenet_weights(network: nn.Module, path: str | Path) -> list[str]:
+    """Load either kind of file, told by its names: :func:`load_torchvision_weights`, or that of EfficientNet-Lite.
+
+    Raises:
+        PretrainedWeightsError: as they do.
+    """
+    is_lite = "_conv_stem.weight" in _read(Path(path), "torchvision or efficientnet-lite-pytorch")
+    return (load_efficientnet_lite_weights if is_lite else load_torchvision_weights)(network, path)
+
+
 def _renamed(name: str, head: int) -> str:
     """The name here of a parameter of efficientnet-lite-pytorch; an unknown one stays."""
     layer, _, part = name.rpartition(".")
@@ -153,7 +163,7 @@ def _read(path: Path, source: str) -> dict[str, torch.Tensor]:
     if (
         not isinstance(loaded, dict)
         or not loaded
-        or not all(isinstance(part, torch.Tensor) for part in loaded.values())
+        or not all(isinstance(name, str) and isinstance(part, torch.Tensor) for name, part in loaded.items())
     ):
         raise PretrainedWeightsError(str(path), "it holds no state dict of tensors by name", remedy)
     return dict(loaded)

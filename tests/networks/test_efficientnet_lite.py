@@ -6,6 +6,7 @@ from functools import cache
 import pytest
 import torch
 from random_networks import randomise
+from torch.nn import functional as F
 
 from pneumonai.networks.blocks.inverted_residual import InvertedResidual, SamePadding
 from pneumonai.networks.nets import BackboneUNet, EfficientNetLite, MobileNetV2
@@ -133,6 +134,21 @@ def test_a_block_is_tensorflows(block, size):
     expected = [tensorflow_block(image, state, depthwise.kernel_size[0], depthwise.stride[0]) for image in x]
     assert expected[0].std() > 0.1
     torch.testing.assert_close(module(x), torch.stack(expected))
+
+
+@pytest.mark.parametrize(("sides", "zeros"), [((8, 7), (1, 1, 0, 1)), ((9, 6), (0, 1, 1, 1))])
+def test_the_stem_is_tensorflows(sides, zeros):
+    """None before and one after an even side, one and one around an odd one; epsilon 0.001 as in TensorFlow."""
+    stem = random_network().features.get_submodule("0")
+    norm = stem.get_submodule("1")
+    x = torch.randn(1, 1, *sides)
+    filtered = F.conv2d(F.pad(x, zeros), stem.get_submodule("0").weight, stride=2)
+    weight, bias, mean, var = (getattr(norm, part)[:, None, None] for part in NORM[:4])
+    torch.testing.assert_close(stem(x), ((filtered - mean) / (var + 1e-3).sqrt() * weight + bias).clamp(0, 6))
+    # A hundredth of each batch goes into the running statistics: TensorFlow's momentum of 0.99.
+    before = norm.running_mean.clone()
+    stem.train()(x)
+    torch.testing.assert_close(norm.running_mean, 0.99 * before + 0.01 * filtered.mean((0, 2, 3)))
 
 
 def test_padding_of_mobilenet_is_on_both_sides_and_names_are_the_same():

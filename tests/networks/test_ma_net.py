@@ -121,6 +121,7 @@ def test_every_parameter_gets_a_finite_gradient():
         ({"num_classes": 0}, "num_classes must be at least 1, got 0"),
         ({"num_attention_maps": 0}, "num_maps must be at least 1, got 0"),
         ({"backbone": "mobilenet_v2", "base_channels": 32}, "base_channels applies to a named ResNet.*got 32"),
+        ({"backbone": "efficientnet_lite0", "base_channels": 32}, "base_channels applies to a named ResNet.*got 32"),
         ({"backbone": MobileNetV2(2, 1, 0, width_mult=0.1), "base_channels": 32}, "base_channels applies"),
         ({"backbone": "lenet"}, "backbone must be one of"),
     ],

@@ -154,6 +154,7 @@ def test_what_is_no_state_dict_is_refused(saved, tmp_path):
     unchanged_and_refused(network, tmp_path / "none.pth", "cannot be read (No such file or directory)")
     unchanged_and_refused(network, saved([torch.zeros(1)]), "no state dict")
     unchanged_and_refused(network, saved({"model": {"conv1.weight": torch.zeros(1)}}), "no state dict")
+    unchanged_and_refused(network, saved({1: torch.zeros(1)}), "no state dict")
     unchanged_and_refused(network, saved(network), "no file of tensors alone")
     text = tmp_path / "page.html"
     text.write_text("<html>not found</html>")
