@@ -51,7 +51,7 @@ def derive_bundle(
     if output.exists():
         raise BundleError(output, "is there already", "give another folder")
     source = find_bundle(record["bundle_root"])
-    class_names = record["inference_changes"]["class_names"]
+    class_names = record["inference_changes"].get("class_names") or source.class_names
     trained_on = trained_on or _data_in_words(record)
     temporary = output.with_name(f".{output.name}.part")
     try:
@@ -85,7 +85,8 @@ def _read_record(run_dir: Path) -> dict[str, Any]:
         )
     try:
         record: dict[str, Any] = json.loads((run_dir / RECORD).read_text(encoding="utf-8"))
-        if not isinstance(record["inference_changes"]["class_names"], list):
+        # A segmentation has no classes to choose.
+        if not isinstance(record["inference_changes"].get("class_names") or [], list):
             raise TypeError("class_names is no list")
         _ = record["bundle_root"]
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -121,25 +122,38 @@ def _write_configs(
 ) -> None:
     names = ", ".join(class_names)
     metadata: dict[str, Any] = json.loads(json.dumps(source.metadata))
+    image = metadata["network_data_format"]["inputs"]["image"]
+    image["spatial_shape"] = _spatial_shape(image["spatial_shape"], changes)
     pred = metadata["network_data_format"]["outputs"]["pred"]
+    pred["spatial_shape"] = image["spatial_shape"] if source.is_segmentation else []
     pred["channel_def"] = {str(index): name for index, name in enumerate(class_names)}
     pred["num_channels"] = len(class_names)
     notice = f"trained on {trained_on}, not for clinical use"
     metadata |= {
         "name": f"{metadata.get('name', source.name)}, retrained",
         "description": f"{source.name} retrained for {names}. {notice[0].upper()}{notice[1:]}.",
-        "task": f"Classification: {names}",
+        "task": f"{'Segmentation' if source.is_segmentation else 'Classification'}: {names}",
         "data_source": trained_on,
         "label_classes": ", ".join(f"{index} {name}" for index, name in enumerate(class_names)),
-        "pred_classes": f"probabilities of {names}",
+        "pred_classes": f"{'mask' if source.is_segmentation else 'probabilities'} of {names}",
         "changelog": metadata["changelog"] | {metadata["version"]: f"derived from {source.name}: {trained_on}"},
     }
-    metadata["pneumonai"] |= {"trained_on": trained_on, "notice": notice, "temperature": 1.0, "refer_below": None}
+    metadata["pneumonai"] |= {"trained_on": trained_on, "notice": notice}
+    if not source.is_segmentation:
+        metadata["pneumonai"] |= {"temperature": 1.0, "refer_below": None}
     _write_json(root / "configs" / "metadata.json", metadata)
     kept = {key: value for key, value in changes.items() if value is not None and key != "class_names"}
-    for name, new in (("inference", kept), ("train", {"class_names": class_names})):
+    own = {} if source.is_segmentation else {"class_names": class_names}
+    for name, new in (("inference", kept), ("train", own)):
         path = root / "configs" / f"{name}.json"
         _write_json(path, json.loads(path.read_text(encoding="utf-8")) | new)
+
+
+def _spatial_shape(shape: list[int], changes: dict[str, Any]) -> list[int]:
+    """The network's input where the run changed it: slices and their rows and columns, or rows and columns alone."""
+    rows_columns = changes.get("slice_size") or changes.get("crop_size") or shape[-2:]
+    slices = [changes.get("num_slices") or shape[0]] if len(shape) == 3 else []
+    return [*slices, *rows_columns]
 
 
 def _write_card(

@@ -32,6 +32,9 @@ PrecisionRequest = Literal["auto", "fp32", "bf16"]
 #: their channel). Rounding gives 0.01 to 0.03, the known fault more than 1.
 TOLERANCE = 0.1
 
+#: No side is reduced below it for that comparison.
+LEAST_SIDE = 16
+
 _CACHE_FORMAT = 1
 
 
@@ -133,8 +136,8 @@ def has_hardware_bf16(device: torch.device) -> bool:
 def find_bf16_fault(network: nn.Module, input_shape: Sequence[int], device: torch.device | str) -> str:
     """Compare each convolution and linear layer in bf16 with fp32, on random input of the shapes that it meets.
 
-    The shapes are recorded in one pass at a reduced size: one sample, all spatial axes but the last at a quarter. The
-    last keeps its length, because the width of the outputs is what the known fault turns on.
+    The shapes are recorded in one pass at a reduced size: one sample, all spatial axes but the last at a quarter (or
+    16). The last keeps its length, because the width of the outputs is what the known fault turns on.
 
     Args:
         network: in eval mode, on ``device``.
@@ -145,7 +148,7 @@ def find_bf16_fault(network: nn.Module, input_shape: Sequence[int], device: torc
         The first fault in words; empty when every layer agrees.
     """
     channels, *spatial = input_shape[1:]
-    reduced = (1, channels, *(max(1, size // 4) for size in spatial[:-1]), spatial[-1])
+    reduced = (1, channels, *(min(size, max(LEAST_SIDE, size // 4)) for size in spatial[:-1]), spatial[-1])
     layers: dict[tuple[Any, ...], tuple[str, nn.Module]] = {}
     hooks = []
     for name, module in network.named_modules():

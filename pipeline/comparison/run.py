@@ -111,10 +111,13 @@ def _network_cost(spec: dict[str, Any], folder: Path, outputs: dict[str, str]) -
     parser.read_meta(arguments["meta_file"])
     parser.update(spec["evaluate"]["overrides"] | outputs)
     image = parser.get_parsed_content("dataset")[0]["image"]
+    sides = parser.get("_meta_::network_data_format::inputs::image::spatial_shape")
+    # A 2D network over the slices of a volume: one slice.
+    shape = (image.shape[0], *image.shape[-len(sides) :])
     network = parser.get_parsed_content("network_def").eval()
     device = next(network.parameters()).device
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        network(torch.zeros((1, *image.shape), device=device))
+        network(torch.zeros((1, *shape), device=device))
     return {
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "multiply_adds": counter.get_total_flops() // 2,

@@ -18,6 +18,7 @@ import torch.distributed as dist
 from ignite.engine import Engine, Events
 from ignite.handlers import EarlyStopping
 
+from pneumonai.networks.pretrained import load_imagenet_weights
 from pneumonai.pipeline.errors import BundleError
 from pneumonai.pipeline.outputs.files import write_bytes
 from pneumonai.pipeline.training.checkpoint import Checkpoint
@@ -28,19 +29,27 @@ logger = logging.getLogger(__name__)
 RECORD = "training.json"
 
 
-def starting_network(network: torch.nn.Module, pretrained: str | Path | None) -> torch.nn.Module:
+def starting_network(
+    network: torch.nn.Module, pretrained: str | Path | None, imagenet: str | Path | None = None
+) -> torch.nn.Module:
     """The network with the weights that training starts from; the log says which.
 
     Args:
         network: fresh network.
-        pretrained: path of a weights file, or None for random weights. Where it was trained for another number of
+        pretrained: path of a weights file of this network, or None. Where it was trained for another number of
             classes, the last layer starts from random weights.
+        imagenet: path of ImageNet weights for it or for its backbone
+            (:func:`pneumonai.networks.pretrained.load_imagenet_weights`), where ``pretrained`` is None.
     """
-    if pretrained is None:
-        logger.info("training starts from random weights")
+    if pretrained is not None:
+        logger.info("training starts from the weights in %s", pretrained)
+        return load_weights(network, pretrained, other_classes=True)
+    if imagenet is not None:
+        fresh = load_imagenet_weights(network, imagenet)
+        logger.info("training starts from the ImageNet weights in %s; %d parameters are random", imagenet, len(fresh))
         return network
-    logger.info("training starts from the weights in %s", pretrained)
-    return load_weights(network, pretrained, other_classes=True)
+    logger.info("training starts from random weights")
+    return network
 
 
 def prepare_trainer(

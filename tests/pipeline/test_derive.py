@@ -40,6 +40,7 @@ def test_the_bundle_has_the_run_s_classes_weights_and_input(run_dir: Path, tmp_p
     assert bundle.weights.read_bytes() == (run_dir / "model.pt").read_bytes()
     assert bundle.settings["trained_on"] == "two scans, 2 images of 1 patients for training"
     assert "synthetic" not in json.dumps(bundle.settings)
+    assert bundle.metadata["network_data_format"]["inputs"]["image"]["spatial_shape"] == [32, 160, 160]
     config = inference_config(bundle.root)
     assert config.get_parsed_content("num_slices") == 32
     assert config.get_parsed_content("network_def").classifier.out_features == 2

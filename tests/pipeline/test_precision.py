@@ -109,7 +109,7 @@ def test_auto_stays_with_fp32_where_a_layer_is_wrong(with_bf16):
     assert find_bf16_fault(network, (1, 1, 16, 16, 16), "cpu") == ""
     chosen = choose_precision(network, (1, 1, 16, 16, 2), "cpu")
     assert chosen.name == "fp32"
-    assert "layer 1 at input [1, 8, 4, 4, 2] differs from fp32" in chosen.reason
+    assert "layer 1 at input [1, 8, 16, 16, 2] differs from fp32" in chosen.reason
 
 
 def test_the_check_notices_one_wrong_channel_among_large_ones_and_nan():
