@@ -13,7 +13,7 @@ from pneumonai.pipeline.comparison.plan import Comparison, Row, Run, runs_of
 from pneumonai.pipeline.errors import BundleError
 from pneumonai.pipeline.metrics import paired
 from pneumonai.pipeline.metrics.classification import find_score
-from pneumonai.pipeline.training.predictions import Predictions, read_predictions
+from pneumonai.pipeline.training.predictions import Predictions, read_dice, read_predictions
 
 
 @dataclass(frozen=True)
@@ -134,6 +134,8 @@ def run_tests(comparison: Comparison, runs: Sequence[Run]) -> list[RowTest]:
 def _split_tests(
     comparison: Comparison, first: Sequence[Run], second: Sequence[Run]
 ) -> list[tuple[str, paired.PairedTest]]:
+    if "class_names" not in _load(first[0], "scores/metrics.json"):
+        return [_dice_test(first, second)]
     answers = [
         [read_predictions(run.folder / "scores" / "predictions.csv") for run in runs] for runs in (first, second)
     ]
@@ -154,6 +156,15 @@ def _split_tests(
             result = paired.mcnemar(*pair, patient_ids=patients)
         tests.append((f"seed {run.seed}", result))
     return tests
+
+
+def _dice_test(first: Sequence[Run], second: Sequence[Run]) -> tuple[str, paired.PairedTest]:
+    """Of segmentations: the Dice image by image, averaged over the seeds."""
+    tables = [[read_dice(run.folder / "scores" / "predictions.csv") for run in runs] for runs in (first, second)]
+    patients = list(tables[0][0].patient_ids)
+    means = [np.mean([table.dice for table in of_row], axis=0) for of_row in tables]
+    found = paired.paired_means(means[0], means[1], metric="dice of an image", patient_ids=patients)
+    return "mean of seeds" if len(first) > 1 else f"seed {first[0].seed}", found
 
 
 def _fold_tests(

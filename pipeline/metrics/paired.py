@@ -1,4 +1,4 @@
-"""Two models on the same images: is one better, or is it luck? Four tests, one form of answer.
+"""Two models on the same images: is one better, or is it luck? Five tests, one form of answer.
 
 Differences are second minus first, so a positive one speaks for the second model.
 """
@@ -13,7 +13,7 @@ import numpy as np
 
 from pneumonai.pipeline.metrics.answers import Answers
 from pneumonai.pipeline.metrics.classification import find_score, positive_index
-from pneumonai.pipeline.metrics.resampling import LEVEL, interval
+from pneumonai.pipeline.metrics.resampling import LEVEL, draw_patients, interval, patient_index, sum_by_patient
 
 
 @dataclass(frozen=True)
@@ -85,9 +85,47 @@ def paired_bootstrap(
         return PairedTest(method, metric, one, two, two - one, None, None, "one patient gives no interval")
     samples = [model.resampled_scores(resamples, seed, ranks=ranks)[key] for model in models]
     differences = samples[1] - samples[0]
-    differences = differences[np.isfinite(differences)]
+    return _from_samples(method, metric, one, two, differences[np.isfinite(differences)])
+
+
+def paired_means(
+    first: Sequence[float],
+    second: Sequence[float],
+    *,
+    metric: str,
+    patient_ids: Sequence[str | None] | None = None,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> PairedTest:
+    """Bootstrap by patient of the difference of two models' means over images, such as of a segmentation's Dice.
+
+    Interval and p-value are made as :func:`paired_bootstrap` makes them.
+
+    Args:
+        first, second: the score of each model in each image, ``[N]``; for several seeds its mean.
+        metric: what the score is called.
+        patient_ids: N ids; an image with an empty id is its own patient, and all are when None.
+        resamples: bootstrap samples, at least 1.
+        seed: of the draws.
+
+    Raises:
+        ValueError: other numbers of images.
+    """
+    scores = np.column_stack([np.asarray(first, dtype=float), np.asarray(second, dtype=float)])
+    patients, count = patient_index(patient_ids, len(scores))
+    one, two = (float(mean) for mean in scores.mean(axis=0))
+    method = f"paired bootstrap by {'patient' if count < len(scores) else 'image'}"
+    if count < 2:
+        return PairedTest(method, metric, one, two, two - one, None, None, "one patient gives no interval")
+    sums = sum_by_patient(np.column_stack([scores[:, 1] - scores[:, 0], np.ones(len(scores))]), patients, count)
+    totals = np.concatenate([weights @ sums for weights in draw_patients(count, resamples, seed)])
+    return _from_samples(method, metric, one, two, totals[:, 0] / totals[:, 1])
+
+
+def _from_samples(method: str, metric: str, one: float, two: float, differences: np.ndarray) -> PairedTest:
+    """What resampled differences say."""
     # Summed in another order, equal scores may differ in the last digit.
-    differences[np.abs(differences) < 1e-12] = 0.0
+    differences = np.where(np.abs(differences) < 1e-12, 0.0, differences)
     tail = min(np.count_nonzero(differences <= 0), np.count_nonzero(differences >= 0))
     p_value = min(1.0, 2.0 * (tail + 1) / (len(differences) + 1))
     return PairedTest(method, metric, one, two, two - one, _pair(interval(differences)), p_value)

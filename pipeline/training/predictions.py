@@ -211,6 +211,42 @@ def read_predictions(path: str | Path) -> Predictions:
     )
 
 
+class DiceOfImages(NamedTuple):
+    """What a segmentation's ``predictions.csv`` says of each image.
+
+    Attributes:
+        images: path or name of each image.
+        patient_ids: of each image; empty where unknown.
+        dice: 0..1, ``[N]``.
+    """
+
+    images: list[str]
+    patient_ids: list[str]
+    dice: np.ndarray
+
+
+def read_dice(path: str | Path) -> DiceOfImages:
+    """Read the Dice of each image from a segmentation's ``predictions.csv``.
+
+    Raises:
+        ManifestError: no such file, or an image without a Dice; it names the row (the file's line, the header is 1).
+    """
+    try:
+        with Path(path).open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ManifestError(path, f"not a readable CSV file ({error})", "run the bundle's evaluate.json") from None
+    missing = next((line for line, row in enumerate(rows, 2) if not row.get("dice")), None)
+    if missing is not None or not rows:
+        where = path if missing is None else f"{path}, row {missing}"
+        raise ManifestError(where, "has no dice", "evaluate a segmentation on images with masks")
+    return DiceOfImages(
+        [row["image"] for row in rows],
+        [row["patient_id"] or "" for row in rows],
+        np.array([float(row["dice"]) for row in rows]),
+    )
+
+
 def _row_probabilities(row: dict[str, Any], where: str, class_names: Sequence[str]) -> list[float]:
     try:
         values = [float(row[f"p_{name}"]) for name in class_names]

@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from pneumonai.pipeline.metrics.paired import corrected_resampled_t_test, delong, mcnemar, paired_bootstrap
+from pneumonai.pipeline.metrics.paired import (
+    corrected_resampled_t_test,
+    delong,
+    mcnemar,
+    paired_bootstrap,
+    paired_means,
+)
 
 NAMES = ["noncovid", "covid"]
 
@@ -160,6 +166,20 @@ def test_pairing_narrows_and_patients_widen_the_interval() -> None:
     )
     assert by_patient.method == "paired bootstrap by patient"
     assert copies.interval == pytest.approx(result.interval)
+
+
+def test_paired_means_of_right_answers_are_the_paired_bootstrap_of_accuracy() -> None:
+    rng = np.random.default_rng(3)
+    labels, one, two = (rng.integers(0, 2, 30) for _ in range(3))
+    patients = [f"P{n // 3}" for n in range(30)]
+    expected = paired_bootstrap(labels, answers(one.tolist()), answers(two.tolist()), NAMES, patient_ids=patients)
+    found = paired_means(one == labels, two == labels, metric="accuracy", patient_ids=patients)
+    assert (found.first, found.second, found.p_value) == pytest.approx(
+        (expected.first, expected.second, expected.p_value)
+    )
+    assert found.interval == pytest.approx(expected.interval)
+    assert paired_means([0.5, 0.7], [0.5, 0.7], metric="dice").p_value == 1.0
+    assert paired_means([0.5, 0.7], [0.6, 0.9], metric="dice", patient_ids=["a", "a"]).interval is None
 
 
 def test_paired_bootstrap_where_it_says_nothing() -> None:

@@ -19,6 +19,7 @@ from pneumonai.data_manifests.errors import ManifestError
 from pneumonai.pipeline.training.predictions import (
     PredictionsWriter,
     SegmentationPredictionsWriter,
+    read_dice,
     read_predictions,
 )
 
@@ -178,6 +179,18 @@ def test_masks_are_written_in_their_own_geometry(tmp_path: Path) -> None:
     np.testing.assert_allclose(written.affine, volume[1]["pred"].affine.numpy())
     assert np.asarray(nib.load(tmp_path / "a-2_infection.nii.gz").dataobj).ravel()[5] == 1
     assert np.asarray(Image.open(tmp_path / "b_infection.png")).tolist() == [[255, 0], [0, 0]]
+
+
+def test_the_dice_of_each_image_is_read_back(tmp_path: Path) -> None:
+    batches = [[segmented([1, 1, 0, 0], [1, 0, 1, 1], "a.nii.gz", patient_id="P1")]]
+    run(SegmentationPredictionsWriter(tmp_path), batches)
+    table = read_dice(tmp_path / "predictions.csv")
+    assert (table.images, table.patient_ids, table.dice.tolist()) == (["a.nii.gz"], ["P1"], [0.4])
+    run(SegmentationPredictionsWriter(tmp_path), [[segmented([1, 0, 0, 0], None, "a.nii.gz")]])
+    with pytest.raises(ManifestError, match="row 2: has no dice"):
+        read_dice(tmp_path / "predictions.csv")
+    with pytest.raises(ManifestError, match="not a readable CSV"):
+        read_dice(tmp_path / "nothing.csv")
 
 
 def test_segmentations_without_truth_or_spacing(tmp_path: Path) -> None:
