@@ -1,5 +1,12 @@
 """Transforms in MONAI's array and dictionary forms, one file a family; geometry moves with the voxels."""
 
+from .attention_augmentation import (
+    GUIDED_AUGMENTATIONS,
+    attention_dimming,
+    attention_mix_up,
+    attention_patching,
+    draw_attention,
+)
 from .clahe import CLAHE, CLAHED, CLAHEd, CLAHEDict
 from .ct_slices import (
     LungWindow,
@@ -25,6 +32,7 @@ from .sample_slices import SampleSlices, SampleSlicesD, SampleSlicesd, SampleSli
 __all__ = [
     "CLAHE",
     "CLAHED",
+    "GUIDED_AUGMENTATIONS",
     "CLAHEDict",
     "CLAHEd",
     "LungBox",
@@ -56,4 +64,8 @@ __all__ = [
     "SampleSlicesD",
     "SampleSlicesDict",
     "SampleSlicesd",
+    "attention_dimming",
+    "attention_mix_up",
+    "attention_patching",
+    "draw_attention",
 ]
