@@ -14,9 +14,13 @@ from pneumonai.networks.blocks.channel_spatial_attention import (
     SpatialAttention,
 )
 from pneumonai.networks.blocks.cid import CID
+from pneumonai.networks.blocks.deformable_attention import DeformableAttention
+from pneumonai.networks.blocks.deformable_convolution import DeformableConvolution
 from pneumonai.networks.blocks.dspp import DSPP
 from pneumonai.networks.blocks.fusa import FUSA
+from pneumonai.networks.blocks.gamma_dense import GammaDenseBlock
 from pneumonai.networks.blocks.non_local import NonLocal
+from pneumonai.networks.blocks.normalised_linear import NormalisedLinear
 from pneumonai.networks.blocks.residual_unit import PreActivationBottleneck
 
 __all__ = [
@@ -30,8 +34,12 @@ __all__ = [
     "AttentionModule",
     "AttentionPooling",
     "ChannelActivation",
+    "DeformableAttention",
+    "DeformableConvolution",
+    "GammaDenseBlock",
     "MeanMaxChannelAttention",
     "NonLocal",
+    "NormalisedLinear",
     "PreActivationBottleneck",
     "SpatialActivation",
     "SpatialAttention",
