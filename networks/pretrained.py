@@ -1,8 +1,8 @@
 """ImageNet weights made elsewhere for the networks of this package; what made them is not needed.
 
-torchvision's files are state dicts under its own parameter names, which are the names of this package's ResNet, VGG and
-MobileNetV2; those of efficientnet-lite-pytorch have other names for the parameters of EfficientNet-Lite. Both load
-whatever the number of input channels or classes.
+torchvision's files are state dicts under its own parameter names, which are the names of this package's ResNet, VGG,
+MobileNetV2 and InceptionV3; those of efficientnet-lite-pytorch have other names for EfficientNet-Lite's parameters. Both
+load whatever the number of input channels or classes.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from torch import nn
 
 #: Names of classifiers: what a file may hold beyond a network without one.
 CLASSIFIERS = ("fc.", "classifier.")
+
+#: InceptionV3's second classifier, which a network may lack.
+AUXILIARY_CLASSIFIER = "AuxLogits."
 
 #: Layers of efficientnet-lite-pytorch outside its blocks, and their places here; ``{head}`` is that of the last layer.
 LITE_LAYERS = {
@@ -69,7 +72,7 @@ def load_torchvision_weights(network: nn.Module, path: str | Path) -> list[str]:
     would give as three equal planes. Files without BN's ``num_batches_tracked``, as old ones are, load too.
 
     Args:
-        network: ResNet, VGG, MobileNetV2, FUSA-ResNet, or a network that has one of them as ``backbone``.
+        network: ResNet, VGG, MobileNetV2, InceptionV3, FUSA-ResNet, or a network that has one of them as ``backbone``.
         path: a file of ``torch.save`` with a state dict; read with ``weights_only=True``, so that it runs no code.
 
     Returns:
@@ -136,7 +139,10 @@ def _load(network: nn.Module, loaded: dict[str, torch.Tensor], subject: str) -> 
     first = next(iter(wanted))
     if classifier is None:
         loaded = {name: tensor for name, tensor in loaded.items() if not name.startswith(CLASSIFIERS)}
-    for name in (f"{classifier}.weight", f"{classifier}.bias"):
+    if not any(name.startswith(AUXILIARY_CLASSIFIER) for name in wanted):
+        loaded = {name: tensor for name, tensor in loaded.items() if not name.startswith(AUXILIARY_CLASSIFIER)}
+    heads = (f"{classifier}.", f"{AUXILIARY_CLASSIFIER}fc.")
+    for name in (head + part for head in heads for part in ("weight", "bias")):
         if name in wanted and name in loaded and wanted[name].shape != loaded[name].shape:
             del wanted[name], loaded[name]
     if first in loaded and loaded[first].dim() == 4 and wanted[first].shape[1] == 1:

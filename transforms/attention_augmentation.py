@@ -170,10 +170,10 @@ GUIDED_AUGMENTATIONS: dict[str, Callable[..., torch.Tensor]] = {
 
 
 def _check(images: torch.Tensor, maps: torch.Tensor, **shares: float) -> None:
-    if images.dim() - 2 not in _LINEAR or maps.dim() != images.dim() or len(maps) != len(images):
+    if images.dim() - 2 not in _LINEAR or maps.dim() != images.dim() or len(maps) != len(images) or not maps.shape[1]:
         raise ValueError(
-            "images [B, C, *spatial] and maps [B, maps, *coarse] must have the same batch and the same one to three "
-            f"spatial axes, got {list(images.shape)} and {list(maps.shape)}."
+            "images [B, C, *spatial] and one map or more each [B, maps, *coarse] must have the same batch and the same "
+            f"one to three spatial axes, got {list(images.shape)} and {list(maps.shape)}."
         )
     for name, value in shares.items():
         if not 0 <= value <= 1:

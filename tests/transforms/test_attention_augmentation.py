@@ -213,6 +213,7 @@ def test_volumes_half_precision_maps_and_float64_images_work(name):
         ("mix_up", (2, 3, 4, 5), {"gamma": -0.1}, "gamma must lie in 0..1, got -0.1"),
         ("dimming", (2, 3, 4, 5), {"factor": 2}, "factor must lie in 0..1, got 2"),
         ("patching", (3, 3, 4, 5), {}, r"same batch .* got \[2, 1, 8, 8\] and \[3, 3, 4, 5\]"),
+        ("dimming", (2, 0, 4, 5), {}, r"one map or more each .* got \[2, 1, 8, 8\] and \[2, 0, 4, 5\]"),
         ("dimming", (2, 3, 5), {}, r"same one to three spatial axes, got \[2, 1, 8, 8\] and \[2, 3, 5\]"),
     ],
 )
