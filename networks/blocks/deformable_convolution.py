@@ -72,7 +72,7 @@ def _shares(offsets: torch.Tensor) -> torch.Tensor:
     share = torch.where(inside, share, torch.zeros_like(share))
     index = (steps[:, None, None] * length + near) * 3 + steps[:, None]
     shares = share.new_zeros([offsets.shape[0], offsets.shape[1], length, 9 * length])
-    return shares.scatter_add(3, index.flatten(3), share.flatten(3))
+    return shares.scatter_add_(3, index.flatten(3), share.flatten(3))
 
 
 class DeformableConvolution(nn.Conv2d):

@@ -87,9 +87,8 @@ class GammaDenseBlock(nn.Sequential):
         self.out_channels: int = in_channels + layers * growth_rate
         self.gamma: nn.Parameter | None = nn.Parameter(torch.ones(layers)) if gamma else None
         # The source of each channel that a layer reads, with axes that broadcast over a batch of maps.
-        widths = torch.tensor([in_channels, *[growth_rate] * (layers - 1)])
-        sources = torch.repeat_interleave(torch.arange(layers), widths).reshape(-1, *[1] * spatial_dims)
-        self.register_buffer("sources", sources, persistent=False)
+        sources = [0] * in_channels + [index for index in range(1, layers) for _ in range(growth_rate)]
+        self.register_buffer("sources", torch.tensor(sources).reshape(-1, *[1] * spatial_dims), persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map ``[B, in_channels, *spatial]`` to ``[B, out_channels, *spatial]``: the input, then each layer's part."""

@@ -1,9 +1,11 @@
 """The networks, one file a family."""
 
+from pneumonai.networks.nets.attention_transfer import AttentionTransferNet, AttentionTransferOutput
 from pneumonai.networks.nets.backbone_unet import BackboneUNet
 from pneumonai.networks.nets.bcnn import BCNN
 from pneumonai.networks.nets.covid_net import COVIDNet
 from pneumonai.networks.nets.covnet import CovNet
+from pneumonai.networks.nets.densenet import DenseNet
 from pneumonai.networks.nets.dspp_cid import DSPPCIDNet
 from pneumonai.networks.nets.efficientnet_lite import EfficientNetLite
 from pneumonai.networks.nets.fusa_resnet import FUSAResNet
@@ -22,11 +24,14 @@ __all__ = [
     "BCNN",
     "NLRAN",
     "VGG",
+    "AttentionTransferNet",
+    "AttentionTransferOutput",
     "BackboneUNet",
     "COVIDNet",
     "CovNet",
     "DSPPCIDNet",
     "DeepLabV3",
+    "DenseNet",
     "EfficientNetLite",
     "FPNClassifier",
     "FUSAResNet",
