@@ -1,8 +1,8 @@
 """ImageNet weights made elsewhere for the networks of this package; what made them is not needed.
 
 torchvision's files are state dicts under its own parameter names, which are the names of this package's ResNet, VGG,
-MobileNetV2 and InceptionV3; those of efficientnet-lite-pytorch have other names for EfficientNet-Lite's parameters. Both
-load whatever the number of input channels or classes.
+MobileNetV2 and InceptionV3; those of efficientnet-lite-pytorch have other names for EfficientNet-Lite's parameters.
+Both load whatever the number of input channels or classes.
 """
 
 from __future__ import annotations
