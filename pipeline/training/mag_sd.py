@@ -26,8 +26,7 @@ class GuidedPasses(nn.Module):
 
     A pass of the images gives logits and attention maps; each augmentation makes a batch of the images by these maps;
     one pass of all these batches together gives the auxiliary logits. Both are the network's ``forward_all``, which
-    DDP alone would not see: its hooks live in ``forward``, and between two calls of a wrapped network it would
-    overwrite batch statistics that the gradients still need.
+    DDP would not see on the network itself, as its hooks live in ``forward``; so wrapped, it runs them once a step.
 
     Under DDP a network with global pooling in place of attention pooling leaves the attention generator without
     gradients, which needs ``find_unused_parameters``.
@@ -66,7 +65,8 @@ class GuidedPasses(nn.Module):
             "patching": {"threshold": mix_threshold},
             "dimming": {"threshold": dim_threshold},
         }
-        self.network = network
+        # Of no one type: forward_all is no part of torch.nn.Module.
+        self.network: Any = network
         self.augmentations = [partial(GUIDED_AUGMENTATIONS[name], **options[name]) for name in augmentations]
 
     def forward(
