@@ -7,6 +7,8 @@ from torch import nn
 
 from pneumonai.networks.blocks.attention_pooling import AttentionGenerator, AttentionPooling, GlobalPooling
 from pneumonai.networks.nets import MANet, MobileNetV2, ResNet
+from pneumonai.networks.nets.backbones import BACKBONES
+from pneumonai.networks.pretrained import load_torchvision_weights
 
 BACKBONE = partial(ResNet, 2, 1, 0, depth=18, base_channels=2)
 
@@ -35,6 +37,15 @@ def test_sizes_of_the_paper():
         assert MANet(2, 1, 4).classifier.in_features == 65_536
     assert logits.shape == (2, 4)
     assert maps.shape == (2, 32, 7, 7)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_every_named_backbone_carries_it(name):
+    # FUSA asks for the device's autocast type, and the meta device has none.
+    with torch.device("cpu" if name.startswith("fusa") else "meta"), torch.no_grad():
+        logits, maps = MANet(2, 1, 3, backbone=name, stages=(4, 5, 6)).forward_all(torch.empty(2, 1, 64, 96))
+    assert logits.shape == (2, 3)
+    assert maps.shape == (2, 32, 2, 3)
 
 
 def test_pooling_is_the_mean_of_each_weighted_copy():
@@ -97,6 +108,31 @@ def test_scripted_and_exported_agree_with_eager(pooling):
     assert expected.std() > 0.01
     for other in (torch.jit.script(network), torch.export.export(network, (x,)).module()):
         torch.testing.assert_close(other(x), expected, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("block", [AttentionPooling(), AttentionPooling(None)])
+def test_pooling_alone_scripts_and_exports(block):
+    inputs = torch.randn(2, 5, 3, 4), torch.rand(2, 6, 3, 4)
+    expected = block(*inputs)
+    for other in (torch.jit.script(block), torch.export.export(block, inputs).module()):
+        torch.testing.assert_close(other(*inputs), expected)
+
+
+def test_generator_alone_scripts_and_exports():
+    generator = randomise(AttentionGenerator(2, [3, 5], num_maps=4))
+    features = [torch.randn(2, 3, 7, 9), torch.randn(2, 5, 4, 5)]
+    expected = generator(features)
+    for other in (torch.jit.script(generator), torch.export.export(generator, (features,)).module()):
+        torch.testing.assert_close(other(features), expected)
+
+
+def test_torchvision_weights_load_into_the_backbone(tmp_path):
+    state = randomise(ResNet(2, 3, 10, depth=18, base_channels=2)).state_dict()
+    torch.save(state, tmp_path / "resnet18.pth")
+    network = small()
+    left = load_torchvision_weights(network, tmp_path / "resnet18.pth")
+    assert left == [name for name, _ in network.named_parameters() if not name.startswith("backbone.")]
+    torch.testing.assert_close(network.backbone.conv1.weight, state["conv1.weight"].sum(1, keepdim=True))
 
 
 def test_volumes_work():
