@@ -112,7 +112,8 @@ class RandForegroundScaleCrop(RandomizableTransform, InvertibleTransform):
                     f"RandForegroundScaleCrop needs a mask of the image's shape {tuple(shape)}, "
                     f"got {tuple(mask.shape[1:])}."
                 )
-            foreground = np.flatnonzero((convert_to_tensor(mask, track_meta=False) > 0).any(0).cpu().numpy())
+            voxels: torch.Tensor = convert_to_tensor(mask, track_meta=False)
+            foreground = np.flatnonzero((voxels > 0).any(0).cpu().numpy())
         if foreground.size:
             centre = np.unravel_index(self.R.choice(foreground), tuple(shape))
             starts = [
