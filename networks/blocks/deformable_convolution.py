@@ -17,11 +17,9 @@ def deformable_convolution(
 
         y(p) = bias + sum over the taps k of  weight_k x(p + p_k + offset_k(p))
 
-    x between positions is interpolated linearly and is 0 outside of the image. Each tap is projected to the output's
-    channels at all positions first, which sampling commutes with; what moves along one axis is then, line by line,
-    one matrix product with the interpolation's weights: ``9 H W (C + W) C_out`` multiply-adds a sample for a
-    horizontal offset, where the convolution takes ``9 H W C C_out``. At whole-pixel offsets the gradient is that of
-    the interpolation to the right (below), never 0 by a kink, so that offsets which start at 0 learn.
+    x between positions is interpolated linearly and is 0 outside of the image. Sampling commutes with each tap's
+    projection to the output's channels, which therefore comes first: C_out / C of the samples. At whole-pixel offsets,
+    where the interpolation has a kink, the gradient is that of one side, so that offsets which start at 0 learn.
 
     Args:
         x: ``[B, C, H, W]``.
@@ -34,45 +32,24 @@ def deformable_convolution(
     Returns:
         ``[B, C_out, H, W]``
     """
-    taps = offsets.unflatten(1, [3, 3])
-    if vertical:
-        x, weight, taps = x.transpose(2, 3), weight.transpose(2, 3), taps.permute(0, 2, 1, 4, 3)
-    samples, _, lines, length = x.shape
-    channels = weight.shape[0]
-    # Axes of what is read: sample, line, tap across the lines, position, tap along the line, channel.
-    projected = torch.matmul(x.permute(0, 2, 3, 1), weight.permute(1, 2, 3, 0).flatten(1))
-    projected = F.pad(projected, [0, 0, 0, 0, 1, 1]).unflatten(3, [3, 3 * channels])
-    read = torch.stack([projected[:, tap : tap + lines, :, tap] for tap in range(3)], dim=2)
-    share = _shares(taps.permute(0, 3, 4, 1, 2).to(weight.dtype)).to(read.dtype)
-    y = torch.bmm(share.flatten(0, 1), read.reshape(samples * lines, 9 * length, channels))
-    y = y.reshape(samples, lines, length, channels).permute(0, 3, 1, 2)
-    if bias is not None:
-        y = y + bias[:, None, None]
-    return y.transpose(2, 3) if vertical else y
-
-
-def _shares(offsets: torch.Tensor) -> torch.Tensor:
-    """Share of every position of a line in what each tap reads, by linear interpolation.
-
-    Args:
-        offsets: ``[B, lines, length, 3, 3]`` in pixels, taps across and along the line last.
-
-    Returns:
-        ``[B, lines, length, 9 * length]``, the last axis being tap across, position, tap along.
-    """
-    length = offsets.shape[2]
-    steps = torch.arange(3, device=offsets.device)
-    places = offsets + (torch.arange(length, device=offsets.device)[:, None, None] + steps - 1)
-    lower = places.floor()
-    near = torch.stack([lower, lower + 1], dim=5)
-    share = torch.stack([1 - (places - lower), places - lower], dim=5)
-    inside = (near >= 0) & (near < length)
-    # What lies outside adds 0 to position 0.
-    near = torch.where(inside, near, torch.zeros_like(near)).long()
-    share = torch.where(inside, share, torch.zeros_like(share))
-    index = (steps[:, None, None] * length + near) * 3 + steps[:, None]
-    shares = share.new_zeros([offsets.shape[0], offsets.shape[1], length, 9 * length])
-    return shares.scatter_add_(3, index.flatten(3), share.flatten(3))
+    samples, _, height, width = x.shape
+    projected = F.conv2d(x, weight.permute(2, 3, 0, 1).flatten(0, 2)[:, :, None, None])
+    taps = torch.arange(9, dtype=weight.dtype, device=x.device)[:, None, None]
+    across = torch.div(taps, 3, rounding_mode="floor")
+    rows = torch.arange(height, dtype=weight.dtype, device=x.device)[:, None] + across - 1
+    columns = torch.arange(width, dtype=weight.dtype, device=x.device) + (taps - 3 * across) - 1
+    rows, columns = (rows + offsets, columns) if vertical else (rows, columns + offsets)
+    # grid_sample has -1 and 1 at the outer edges of the first and the last pixel.
+    places = [((2 * columns + 1) / width - 1).expand_as(offsets), ((2 * rows + 1) / height - 1).expand_as(offsets)]
+    sampled = F.grid_sample(
+        projected.reshape(samples * 9, -1, height, width),
+        torch.stack(places, dim=4).flatten(0, 1),
+        mode="bilinear",
+        padding_mode="zeros",
+        align_corners=False,
+    )
+    y = sampled.unflatten(0, [samples, 9]).sum(dim=1)
+    return y if bias is None else y + bias[:, None, None]
 
 
 class DeformableConvolution(nn.Conv2d):
@@ -91,8 +68,8 @@ class DeformableConvolution(nn.Conv2d):
         super().__init__(in_channels, out_channels, kernel_size=3, padding=1)
         self.vertical = vertical
         self.offset = nn.Conv2d(in_channels, 9, kernel_size=3, padding=1)
-        nn.init.zeros_(self.offset.weight)
-        nn.init.zeros_(self.offset.bias)
+        for parameter in self.offset.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map ``[B, C, H, W]`` to ``[B, out_channels, H, W]``."""

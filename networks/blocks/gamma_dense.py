@@ -86,15 +86,16 @@ class GammaDenseBlock(nn.Sequential):
             self.add_module(f"denselayer{index + 1}", DenseLayer(spatial_dims, channels, growth_rate, bottleneck))
         self.out_channels: int = in_channels + layers * growth_rate
         self.gamma: nn.Parameter | None = nn.Parameter(torch.ones(layers)) if gamma else None
-        # The source of each channel that a layer reads, with axes that broadcast over a batch of maps.
-        sources = [0] * in_channels + [index for index in range(1, layers) for _ in range(growth_rate)]
-        self.register_buffer("sources", torch.tensor(sources).reshape(-1, *[1] * spatial_dims), persistent=False)
+        self.in_channels, self.growth_rate = in_channels, growth_rate
+        self.scale_shape: list[int] = [-1] + [1] * spatial_dims
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map ``[B, in_channels, *spatial]`` to ``[B, out_channels, *spatial]``: the input, then each layer's part."""
         scale: torch.Tensor | None = None
         if self.gamma is not None:
-            scale = self.gamma[self.sources]
+            # Source by source, once for each of its channels.
+            appended = self.gamma[1:].repeat_interleave(self.growth_rate)
+            scale = torch.cat([self.gamma[:1].expand(self.in_channels), appended]).reshape(self.scale_shape)
         for layer in self:
             x = torch.cat([x, layer(x, None if scale is None else scale[: x.shape[1]])], dim=1)
         return x

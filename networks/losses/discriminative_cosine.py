@@ -27,6 +27,8 @@ class DiscriminativeCosineLoss(nn.Module):
         ValueError: when an argument is none of these.
     """
 
+    weight: torch.Tensor | None
+
     def __init__(
         self,
         head_weight: torch.Tensor | None = None,

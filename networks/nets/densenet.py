@@ -92,20 +92,20 @@ class DenseNet(nn.Module):
         self.classifier: nn.Module = (
             NormalisedLinear(channels, num_classes) if cosine_head else nn.Linear(channels, num_classes)
         )
-        self._initialise(conv)
+        self._initialise()
         # After the others, whose convolutions start differently.
-        self.attention1: nn.Module | None = None
-        self.attention2: nn.Module | None = None
+        self.attention1: DeformableAttention | None = None
+        self.attention2: DeformableAttention | None = None
         if deformable_attention:
             self.attention1 = DeformableAttention(spatial_dims, attended[0], temperature=temperature)
             self.attention2 = DeformableAttention(spatial_dims, attended[1], temperature=temperature)
         # Places of the first two blocks in ``features``, which TorchScript reads from the module.
         self.first_block, self.second_block = len(stem), len(stem) + 2
 
-    def _initialise(self, conv: type[nn.Module]) -> None:
+    def _initialise(self) -> None:
         """torchvision's starting weights: He et al.'s normal distribution (fan in), biases at 0."""
         for module in self.modules():
-            if isinstance(module, conv):
+            if isinstance(module, nn.Conv2d | nn.Conv3d):
                 nn.init.kaiming_normal_(module.weight)
         if isinstance(self.classifier, nn.Linear):
             nn.init.zeros_(self.classifier.bias)
