@@ -87,7 +87,7 @@ class GammaDenseBlock(nn.Sequential):
         self.out_channels: int = in_channels + layers * growth_rate
         self.gamma: nn.Parameter | None = nn.Parameter(torch.ones(layers)) if gamma else None
         self.in_channels, self.growth_rate = in_channels, growth_rate
-        self.scale_shape: list[int] = [-1] + [1] * spatial_dims
+        self.scale_shape = [-1] + [1] * spatial_dims
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map ``[B, in_channels, *spatial]`` to ``[B, out_channels, *spatial]``: the input, then each layer's part."""
