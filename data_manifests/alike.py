@@ -11,7 +11,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from pneumonai.data_manifests.duplicates import find_pairs
-from pneumonai.data_manifests.file_figures import read_figures
+from pneumonai.data_manifests.file_figures import FileFigures, read_figures
 from pneumonai.data_manifests.split import unit_of
 from pneumonai.data_manifests.workers import work_through
 
@@ -33,7 +33,7 @@ def group_alike(items: Sequence[dict[str, Any]], root: str | Path, progress: Pro
     """
     loose = [item for item in items if not item.get("patient_id")]
     jobs = [(str(Path(root) / item["image"]),) for item in loose]
-    figures = [None] * len(jobs)
+    figures: list[FileFigures | None] = [None] * len(jobs)
     for done, (number, known) in enumerate(work_through(read_figures, jobs), start=1):
         figures[number] = known if known.thumb is not None else None
         if progress is not None:
@@ -43,7 +43,7 @@ def group_alike(items: Sequence[dict[str, Any]], root: str | Path, progress: Pro
     ends: list[tuple[int, int]] = []
     if len(usable) > 1:
         pairs = find_pairs(
-            np.stack([known.thumb for known in chosen]),
+            np.stack([known.thumb for known in chosen if known.thumb is not None]),
             np.stack([np.frombuffer(known.hash, np.uint8) for known in chosen]),
             [known.digest for known in chosen],
             list(range(len(chosen))),

@@ -105,7 +105,7 @@ class RandForegroundScaleCrop(RandomizableTransform, InvertibleTransform):
         self.randomize(None)
         fraction = self.R.choice(self.fractions, p=self.probabilities) if self._do_transform else 1.0
         sides = [max(1, round(side * fraction)) for side in shape]
-        foreground = np.empty(0)
+        foreground = np.empty(0, dtype=np.intp)
         if mask is not None:
             if tuple(mask.shape[1:]) != tuple(shape):
                 raise ValueError(
