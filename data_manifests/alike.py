@@ -10,7 +10,7 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from pneumonai.data_manifests.duplicates import find_pairs
+from pneumonai.data_manifests.duplicates import find_alike
 from pneumonai.data_manifests.file_figures import FileFigures, read_figures
 from pneumonai.data_manifests.split import unit_of
 from pneumonai.data_manifests.workers import work_through
@@ -35,20 +35,10 @@ def group_alike(items: Sequence[dict[str, Any]], root: str | Path, progress: Pro
     jobs = [(str(Path(root) / item["image"]),) for item in loose]
     figures: list[FileFigures | None] = [None] * len(jobs)
     for done, (number, known) in enumerate(work_through(read_figures, jobs), start=1):
-        figures[number] = known if known.thumb is not None else None
+        figures[number] = known
         if progress is not None:
             progress("comparing", done, len(jobs))
-    usable = [number for number, known in enumerate(figures) if known is not None]
-    chosen = [known for known in figures if known is not None]
-    ends: list[tuple[int, int]] = []
-    if len(usable) > 1:
-        pairs = find_pairs(
-            np.stack([known.thumb for known in chosen if known.thumb is not None]),
-            np.stack([np.frombuffer(known.hash, np.uint8) for known in chosen]),
-            [known.digest for known in chosen],
-            list(range(len(chosen))),
-        )
-        ends = [(usable[pair.first], usable[pair.second]) for pair in pairs]
+    ends = [(pair.first, pair.second) for pair in find_alike(figures, range(len(figures)))]
     first_of: dict[Any, int] = {}
     for number, item in enumerate(loose):
         ends.append((first_of.setdefault(unit_of(item), number), number))

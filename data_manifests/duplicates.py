@@ -9,11 +9,15 @@ mirrored copies are not found.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import ndimage
+
+if TYPE_CHECKING:
+    from pneumonai.data_manifests.file_figures import FileFigures
 
 CANDIDATE_BITS = 60
 """Pairs of hashes that differ in more of 256 bits are not looked at; altered copies were at most 34 apart."""
@@ -97,6 +101,24 @@ def find_pairs(
         found += _confirmed(first + start, second + start, apart, layouts, details, content)
     rank = {likeness: number for number, likeness in enumerate(Likeness)}
     return sorted(found, key=lambda pair: (rank[pair.likeness], -pair.detail, pair.first, pair.second))
+
+
+def find_alike(
+    figures: Sequence[FileFigures | None], sides: Sequence[int], labels: Sequence[int] | None = None
+) -> list[Pair]:
+    """:func:`find_pairs` among those figures that have a small copy; positions are those in ``figures``."""
+    usable = [n for n, known in enumerate(figures) if known is not None and known.thumb is not None]
+    if len(usable) < 2:
+        return []
+    chosen = [known for known in figures if known is not None and known.thumb is not None]
+    pairs = find_pairs(
+        np.stack([known.thumb for known in chosen if known.thumb is not None]),
+        np.stack([np.frombuffer(known.hash, np.uint8) for known in chosen]),
+        [known.digest for known in chosen],
+        [sides[n] for n in usable],
+        None if labels is None else [labels[n] for n in usable],
+    )
+    return [replace(pair, first=usable[pair.first], second=usable[pair.second]) for pair in pairs]
 
 
 def _distances(some: np.ndarray, others: np.ndarray) -> np.ndarray:

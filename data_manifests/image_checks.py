@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
 from pneumonai.data_manifests.check_report import Finding, Row, Severity
 from pneumonai.data_manifests.confounding import WARN_ABOVE, class_from_traits
-from pneumonai.data_manifests.duplicates import Likeness, Pair, find_pairs
+from pneumonai.data_manifests.duplicates import Likeness, Pair, find_alike
 from pneumonai.data_manifests.file_figures import MAX_MASK_VALUES, FileFigures, MaskFigures
 from pneumonai.data_manifests.list_checks import Entry
 from pneumonai.data_manifests.split import unit_of
@@ -109,23 +107,12 @@ def _judge_masks(key: str, masks: Sequence[tuple[str, str, MaskFigures]]) -> tup
 
 def check_likeness(entries: Sequence[Entry], figures: Figures) -> list[Row]:
     """Identical, nearly identical and similar pictures on two sides, or with two labels; three rows."""
-    usable = [n for n, known in enumerate(figures) if known is not None and known.thumb is not None]
-    sides = _numbered([entries[n].side for n in usable])
-    labels = _numbered([entries[n].label for n in usable])
-    pairs: list[Pair] = []
-    if len(usable) > 1:
-        chosen = [figures[n] for n in usable]
-        pairs = find_pairs(
-            np.stack([known.thumb for known in chosen if known is not None and known.thumb is not None]),
-            np.stack([np.frombuffer(known.hash, np.uint8) for known in chosen if known is not None]),
-            [known.digest for known in chosen if known is not None],
-            sides,
-            labels,
-        )
+    sides, labels = _numbered([entry.side for entry in entries]), _numbered([entry.label for entry in entries])
+    pairs = find_alike(figures, sides, labels)
     findings: dict[Likeness, list[Finding]] = {likeness: [] for likeness in Likeness}
     concerned: set[str] = set()
     for pair in pairs:
-        first, second = entries[usable[pair.first]], entries[usable[pair.second]]
+        first, second = entries[pair.first], entries[pair.second]
         finding = _of_pair(pair, first, second)
         if finding is not None:
             findings[pair.likeness].append(finding)

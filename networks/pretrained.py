@@ -102,10 +102,7 @@ def load_efficientnet_lite_weights(network: nn.Module, path: str | Path) -> list
         PretrainedWeightsError: the file is missing or no state dict, or its parameters are not the network's, whose
             names the message then uses; the network is then unchanged.
     """
-    loaded = _read(Path(path), "efficientnet-lite-pytorch")
-    blocks = [int(name.split(".")[1]) for name in loaded if re.match(r"_blocks\.\d+\.", name)]
-    head = max(blocks, default=0) + 2
-    return _load(network, {_renamed(name, head): tensor for name, tensor in loaded.items()}, str(path))
+    return _load(network, _renamed_lite(_read(Path(path), "efficientnet-lite-pytorch")), str(path))
 
 
 def load_imagenet_weights(network: nn.Module, path: str | Path) -> list[str]:
@@ -114,8 +111,15 @@ def load_imagenet_weights(network: nn.Module, path: str | Path) -> list[str]:
     Raises:
         PretrainedWeightsError: as they do.
     """
-    is_lite = "_conv_stem.weight" in _read(Path(path), "torchvision or efficientnet-lite-pytorch")
-    return (load_efficientnet_lite_weights if is_lite else load_torchvision_weights)(network, path)
+    loaded = _read(Path(path), "torchvision or efficientnet-lite-pytorch")
+    return _load(network, _renamed_lite(loaded) if "_conv_stem.weight" in loaded else loaded, str(path))
+
+
+def _renamed_lite(loaded: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The parameters of efficientnet-lite-pytorch under their names here."""
+    blocks = [int(name.split(".")[1]) for name in loaded if re.match(r"_blocks\.\d+\.", name)]
+    head = max(blocks, default=0) + 2
+    return {_renamed(name, head): tensor for name, tensor in loaded.items()}
 
 
 def _renamed(name: str, head: int) -> str:

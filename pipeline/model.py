@@ -158,27 +158,29 @@ class Model:
         if self.bundle.is_segmentation:
             done = self._postprocess(item, pred=self.inferer(images, self._run)[0].cpu())
             return Answer(infection=done["pred"].as_tensor()[0].to(torch.uint8).numpy())
-        explainers = self.more_explainers(explain)
         slice_logits = None
         if isinstance(self.inferer, SliceClassifier):
             slice_logits = self.inferer.slice_logits(images, self._run)
             logits = self.inferer.volume_logits(slice_logits)
         else:
             logits = self.inferer(images, self._run)
-        maps = {} if self.explainer is None else {"": self.explainer(images)}
-        maps |= {name: self._explain(explainer, images, logits) for name, explainer in explainers.items()}
-        done = {
-            name: self._postprocess(item, pred=logits[0].cpu(), heat_map=map_[0].cpu()) for name, map_ in maps.items()
-        } or {"": self._postprocess(item, pred=logits[0].cpu())}
-        first = next(iter(done.values()))
-        heat_maps = {name: _as_bytes(one["heat_map"]) for name, one in done.items() if "heat_map" in one}
+        # The bundle's own comes first, while the network's last pass is still the one that it may have listened to.
+        own = {} if self.explainer is None else {"heat_map": self.explainer(images)[0].cpu()}
+        done = self._postprocess(item, pred=logits[0].cpu(), **own)
         return Answer(
-            probabilities=first["pred"].flatten().tolist(),
+            probabilities=done["pred"].flatten().tolist(),
             raw_probabilities=logits[0].softmax(dim=0).tolist(),
             slice_probabilities=None if slice_logits is None else self._slice_probabilities(slice_logits),
-            heat_map=heat_maps.pop("", None),
-            more_heat_maps=heat_maps,
+            heat_map=_as_bytes(done["heat_map"]) if own else None,
+            more_heat_maps={
+                name: self._more_heat_map(item, logits, self._explain(explainer, images, logits))
+                for name, explainer in explainers.items()
+            },
         )
+
+    def _more_heat_map(self, item: dict[str, Any], logits: torch.Tensor, heat_map: torch.Tensor) -> np.ndarray:
+        """One map on the study's grid as bytes, so that no two are held there in floats."""
+        return _as_bytes(self._postprocess(item, pred=logits[0].cpu(), heat_map=heat_map[0].cpu())["heat_map"])
 
     def _run(self, images: torch.Tensor) -> torch.Tensor:
         return run_network(self.network, images, self.precision)

@@ -239,12 +239,9 @@ def slice_places(study: Study, image: MetaTensor) -> list[tuple[int, float | Non
         study: a CT volume.
         image: the network's input ``[C, S, H, W]``, slices from the feet to the head, with its affine.
     """
-    import nibabel as nib
+    from pneumonai.pipeline.outputs.views import display_turn
 
-    turn = nib.orientations.ornt_transform(
-        nib.orientations.io_orientation(study.affine), nib.orientations.axcodes2ornt(("S", "P", "L"))
-    )
-    upright = study.affine @ nib.orientations.inv_ornt_aff(turn, study.image.shape)
+    _, upright = display_turn(study.affine, study.image.shape)
     inputs = image.affine.numpy()
     # Seen from the image's middle: a resized picture's first pixel lies elsewhere than the source's.
     middle = [(n - 1) / 2 for n in image.shape[2:]]

@@ -17,6 +17,7 @@ from pneumonai.pipeline.metrics.classification import classification_report
 from pneumonai.pipeline.metrics.segmentation import SegmentationScores
 from pneumonai.pipeline.metrics.tables import write_report
 from pneumonai.pipeline.outputs.files import whole_file
+from pneumonai.pipeline.outputs.views import display_turn
 from pneumonai.pipeline.study import study_name
 
 _COLUMNS = ("image", "patient_id", "label", "pred")
@@ -301,8 +302,8 @@ def _slice_axis(prediction: Any) -> int:
     """The axis of a volume that is nearest to the body's, from feet to head; the first where no affine says."""
     if not isinstance(prediction, MetaTensor) or prediction.ndim != 4:
         return 0
-    columns = prediction.affine[:3, :3].abs()
-    return int((columns[2] / columns.norm(dim=0)).argmax())
+    turn, _ = display_turn(prediction.affine.numpy(), tuple(prediction.shape[1:]))
+    return int(np.flatnonzero(turn[:, 0] == 0)[0])
 
 
 def _write_mask(folder: Path, image: str, prediction: Any, taken: Sequence[str]) -> None:
