@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -59,3 +59,35 @@ class SliceClassifier(Inferer):
         chosen = log_probabilities[:, 0].topk(count, dim=1, largest=False).indices
         kept = log_probabilities.gather(2, chosen[:, None].expand(-1, slice_logits.shape[1], -1))
         return kept.logsumexp(dim=2) - torch.tensor(float(count), device=kept.device).log()
+
+
+class MirroredInferer(Inferer):
+    """Another inferer whose network sees each slice mirrored in several ways; the answers, mirrored back, are averaged.
+
+    Test-time augmentation: what the network says of the same slice in other positions, which it met in training. It
+    takes as many times the network's time as there are mirrors.
+
+    Args:
+        inferer: how the network is run over the input.
+        mirrors: axes to mirror at once, one entry an answer; ``()`` is the slice as it is. The usual four are
+            ``[(), (-1,), (-2,), (-2, -1)]``.
+
+    Raises:
+        ValueError: without mirrors.
+    """
+
+    def __init__(self, inferer: Inferer, mirrors: Sequence[Sequence[int]] = ((), (-1,), (-2,), (-2, -1))) -> None:
+        super().__init__()
+        if not mirrors:
+            raise ValueError("MirroredInferer needs at least one mirror; [[]] leaves the slice as it is.")
+        self.inferer = inferer
+        self.mirrors = [tuple(axes) for axes in mirrors]
+
+    def __call__(self, inputs: torch.Tensor, network: Network, *args: Any, **kwargs: Any) -> Any:
+        """The inferer's output for the inputs, of the averaged network."""
+
+        def averaged(slices: torch.Tensor) -> torch.Tensor:
+            answers = [network(slices.flip(axes)).flip(axes) for axes in self.mirrors]
+            return torch.stack(answers).mean(dim=0)
+
+        return self.inferer(inputs, averaged, *args, **kwargs)

@@ -54,7 +54,8 @@ class EfficientNetLite(SequentialBackbone):
     With three input channels and 1,000 classes it has 4,652,008 (lite0), 5,416,680 (lite1), 6,092,072 (lite2),
     8,197,096 (lite3) and 13,006,568 (lite4) parameters. As TensorFlow's, it pads strided convolutions unevenly
     (:class:`pneumonai.networks.blocks.inverted_residual.SamePadding`), from each input's own size, and its batch
-    normalisation has epsilon 0.001 and momentum 0.01 in PyTorch's sense. Differs from it in that there is no dropout
+    normalisation has epsilon 0.001 (its momentum is PyTorch's 0.1, not 0.01: running statistics must follow a
+    fine-tuning of a few hundred steps). Differs from it in that there is no dropout
     before the classifier (0.2 or 0.3 there) and no drop connect (0.2), which act in training alone; and in 3D, which
     TensorFlow does not have. Converted weights load by
     :func:`pneumonai.networks.pretrained.load_efficientnet_lite_weights`.
@@ -92,7 +93,7 @@ class EfficientNetLite(SequentialBackbone):
             stem=STEM_CHANNELS,
             groups=groups,
             head=HEAD_CHANNELS,
-            norm=("batch", {"eps": 1e-3, "momentum": 0.01}),
+            norm=("batch", {"eps": 1e-3}),
             same_padding=True,
         )
         super().__init__(

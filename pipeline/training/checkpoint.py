@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
+from torch.nn.parallel import DistributedDataParallel
 
 from pneumonai.pipeline.errors import BundleError
 from pneumonai.pipeline.outputs.files import whole_file
@@ -39,7 +40,9 @@ class Checkpoint:
         self.trainer = trainer
         self.evaluator = evaluator
         # A wrapped network (DDP) is saved as itself, so that one process can go on where several stopped.
-        self.objects = {name: getattr(item, "module", item) for name, item in objects.items()}
+        self.objects = {
+            name: item.module if isinstance(item, DistributedDataParallel) else item for name, item in objects.items()
+        }
         self.history: list[dict[str, float]] = []
         self._epoch_began = time.perf_counter()
         trainer.add_event_handler(Events.STARTED, self._start_clock)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from monai.inferers import SliceInferer
 from torch import nn
 
 from pneumonai.pipeline.explain import ClassActivationMap, SliceBySlice
-from pneumonai.pipeline.slice_inferers import SliceClassifier
+from pneumonai.pipeline.slice_inferers import MirroredInferer, SliceClassifier
 
 
 def by_mean(images: torch.Tensor) -> torch.Tensor:
@@ -83,3 +84,23 @@ def test_a_pictures_map_is_the_explainers_own_and_shows_the_likeliest_finding(ne
     finding = 1 + int(network(image[:, :, 0])[0, 1:].argmax())
     explainer = ClassActivationMap(network)
     torch.testing.assert_close(SliceBySlice(network, explainer)(image)[:, :, 0], explainer(image[:, :, 0], finding))
+
+
+def test_mirrored_answers_are_mirrored_back_and_averaged() -> None:
+    images = torch.randn(1, 1, 5, 6, 4, generator=torch.Generator().manual_seed(2))
+    plain = SliceInferer(roi_size=(6, 4), spatial_dim=0, sw_batch_size=2)
+
+    def right_of_the_middle(slices: torch.Tensor) -> torch.Tensor:
+        return slices * (torch.arange(4) >= 2)
+
+    mirrored = MirroredInferer(plain, [(), (-1,), (-2,), (-2, -1)])
+    # Left in two of the four answers, right in the other two: half of everything.
+    torch.testing.assert_close(mirrored(images, right_of_the_middle), images / 2)
+    torch.testing.assert_close(mirrored(images, lambda slices: 3 * slices), 3 * images)
+    alone = MirroredInferer(plain, [()])
+    torch.testing.assert_close(alone(images, right_of_the_middle), plain(images, right_of_the_middle))
+
+
+def test_no_mirror_is_no_answer() -> None:
+    with pytest.raises(ValueError, match="at least one mirror"):
+        MirroredInferer(SliceInferer(roi_size=(6, 4)), [])

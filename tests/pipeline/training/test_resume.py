@@ -23,11 +23,15 @@ def largest_difference(one: torch.nn.Module, other: torch.nn.Module) -> float:
     return max((a.float() - b.float()).abs().max().item() for a, b in pairs)
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize(("num_workers", "average_decay"), [(0, None), (2, None), (0, 0.9)])
 def test_a_resumed_run_equals_an_unbroken_one(
-    train: Any, tmp_path: Path, overrides: dict[str, Any], num_workers: int
+    train: Any, tmp_path: Path, overrides: dict[str, Any], num_workers: int, average_decay: float | None
 ) -> None:
-    drawn = {"network_def": overrides["network_def"] | {"dropout": 0.3}, "num_workers": num_workers}
+    drawn = {
+        "network_def": overrides["network_def"] | {"dropout": 0.3},
+        "num_workers": num_workers,
+        "average_decay": average_decay,
+    }
     unbroken = train(tmp_path / "unbroken", **drawn)
     train(tmp_path / "broken", stop_after=2, **drawn)
     assert [row["epoch"] for row in history(tmp_path / "broken")] == [1, 2]
