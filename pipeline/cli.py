@@ -51,6 +51,8 @@ class Explanation(StrEnum):
     CAM = "cam"
     GRADCAM = "gradcam"
     GRADCAM_PLUS_PLUS = "gradcam++"
+    GRADCAM_BACKBONE = "gradcam-backbone"
+    CID = "cid"
     ALL = "all"
 
 

@@ -90,6 +90,8 @@ class DSPPCIDNet(nn.Module):
         self.keeps_classifier = isinstance(backbone, str) and not chosen and not cid
         self.backbone = build_backbone(backbone, spatial_dims, in_channels, num_classes if self.keeps_classifier else 0)
         widths = dict(zip(STAGE_STRIDES, self.backbone.out_channels, strict=True))
+        # The backbone's last map passes through here, where an explainer can catch it before the modules change it.
+        self.stage_6 = nn.Identity()
         self.stages = chosen
         self.dspp: DSPP | None = None
         channels = widths[6]
@@ -125,7 +127,8 @@ class DSPPCIDNet(nn.Module):
         return [] if self.cid is None else [self.cid.attention(self._before_cid(x))]
 
     def _before_cid(self, x: torch.Tensor) -> torch.Tensor:
-        stage_4, stage_5, stage_6 = self.backbone.forward_features(x)
+        stage_4, stage_5, last = self.backbone.forward_features(x)
+        stage_6 = self.stage_6(last)
         if self.dspp is None:
             return stage_6
         features = []

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch import nn
 
-from pneumonai.pipeline.explain.activation_maps import ClassActivationMap, GradCAM, GradCAMPlusPlus
-from pneumonai.pipeline.explain.attention import AttentionMap
+from pneumonai.pipeline.explain.activation_maps import BackboneGradCAM, ClassActivationMap, GradCAM, GradCAMPlusPlus
+from pneumonai.pipeline.explain.attention import AttentionMap, CIDMap
 from pneumonai.pipeline.explain.protocol import Explainer
 from pneumonai.pipeline.explain.scaling import resize_map, scale_to_unit
 from pneumonai.pipeline.explain.slice_by_slice import SliceBySlice
@@ -19,6 +19,8 @@ from pneumonai.pipeline.explain.slice_by_slice import SliceBySlice
 __all__ = [
     "EXPLAINERS",
     "AttentionMap",
+    "BackboneGradCAM",
+    "CIDMap",
     "ClassActivationMap",
     "Explainer",
     "GradCAM",
@@ -31,7 +33,8 @@ __all__ = [
 
 
 EXPLAINERS: dict[str, Callable[[nn.Module], Explainer]] = {
-    explainer.name: explainer for explainer in (AttentionMap, ClassActivationMap, GradCAM, GradCAMPlusPlus)
+    explainer.name: explainer
+    for explainer in (AttentionMap, ClassActivationMap, GradCAM, GradCAMPlusPlus, BackboneGradCAM, CIDMap)
 }
 """The explainers by name, in the order in which they are shown."""
 

@@ -13,8 +13,19 @@ from torch.nn import functional
 from pneumonai.pipeline.explain.one_pass import OnePass
 from pneumonai.pipeline.explain.scaling import resize_map, scale_to_unit
 
-LAYERS = (("features", "classifier"), ("layer4", "fc"))
-"""Names of the layer whose map enters the pooling, and of the linear layer, in this project's networks."""
+LAYERS = (
+    ("features", "classifier"),
+    ("layer4", "fc"),
+    ("cid", "classifier"),
+    ("dspp", "classifier"),
+    ("stage_6", "classifier"),
+    ("backbone.features", "backbone.classifier"),
+    ("backbone.layer4", "backbone.fc"),
+)
+"""Names of the layer whose map enters the pooling, and of the classifier, in this project's networks.
+
+The first pair that a network has counts; a classifier that is the identity is none.
+"""
 
 
 class FeatureExplainer:
@@ -37,12 +48,13 @@ class FeatureExplainer:
 
     def __init__(self, network: nn.Module, features: str | None = None, classifier: str | None = None) -> None:
         layers = dict(network.named_modules())
-        usual = next((pair for pair in LAYERS if all(name in layers for name in pair)), (None, None))
+        usual = next((pair for pair in LAYERS if _has(layers, *pair)), (None, None))
         self.network = network
         self.features = _existing(features or usual[0], "features", network, layers)
         self.classifier = classifier or usual[1]
         if not self._needs_gradients:
-            self.classifier = _existing(self.classifier, "classifier", network, layers)
+            found = _existing(self.classifier, "classifier", network, layers)
+            self.classifier = _linear(found, network, layers[found])
 
     def __call__(self, images: torch.Tensor, classes: torch.Tensor | int | None = None) -> torch.Tensor:
         """Network input ``[B, C, *spatial]`` -> heat map ``[B, 1, *spatial]`` float32 in 0..1.
@@ -110,6 +122,35 @@ class GradCAM(FeatureExplainer):
         return MonaiGradCAM(seen, self.features).compute_map(images)
 
 
+class BackboneGradCAM(GradCAM):
+    """Grad-CAM of the backbone's last map, before D-SPP and CID: what the network would show without these modules.
+
+    "Multi-scale alignment and Spatial ROI Module for COVID-19 Diagnosis", https://arxiv.org/abs/2207.01345, Figs. 4
+    and 5, lays such maps beside each other.
+
+    Args:
+        network: a :class:`pneumonai.networks.nets.DSPPCIDNet` with D-SPP, CID or both.
+
+    Raises:
+        ValueError: the network has neither.
+    """
+
+    name = "gradcam-backbone"
+    method = "Grad-CAM before D-SPP and CID"
+    shows = (
+        "As Grad-CAM, but in the backbone's last map, before the modules that gather scales and weigh positions: what "
+        "these modules change shows beside it."
+    )
+
+    def __init__(self, network: nn.Module) -> None:
+        layers = dict(network.named_modules())
+        if not _has(layers, "stage_6", "classifier"):
+            raise ValueError(f"a {self.name} map needs a network with D-SPP or CID, got {type(network).__name__}")
+        super().__init__(network, features="stage_6")
+        if "cid" not in layers and "dspp" not in layers:
+            raise ValueError(f"a {self.name} map needs D-SPP or CID, which this {type(network).__name__} is without")
+
+
 class GradCAMPlusPlus(FeatureExplainer):
     """Grad-CAM++: as Grad-CAM, with positive gradients only, weighted by place (MONAI's ``GradCAMpp``).
 
@@ -129,8 +170,25 @@ class GradCAMPlusPlus(FeatureExplainer):
 
 def _existing(name: str | None, argument: str, network: nn.Module, layers: dict[str, nn.Module]) -> str:
     if name is None:
-        usual = " or ".join(" and ".join(pair) for pair in LAYERS)
+        usual = " or ".join(" and ".join(pair) for pair in LAYERS[:2])
         raise ValueError(f"{type(network).__name__} has no layers named {usual}; name its layer with {argument}=")
     if name not in layers:
         raise ValueError(f"{type(network).__name__} has no layer named {name!r}; give another {argument}=")
     return name
+
+
+def _has(layers: dict[str, nn.Module], features: str, classifier: str) -> bool:
+    return features in layers and not isinstance(layers.get(classifier, nn.Identity()), nn.Identity)
+
+
+def _linear(name: str, network: nn.Module, classifier: nn.Module) -> str:
+    """Name of the one layer of weights in a classifier, which a class activation map reads."""
+    weighing = [
+        place for place, layer in classifier.named_modules() if isinstance(getattr(layer, "weight", None), nn.Parameter)
+    ]
+    if len(weighing) != 1:
+        raise ValueError(
+            f"a class activation map needs one linear layer after the pooling, {type(network).__name__}'s {name!r} "
+            f"has {len(weighing)}"
+        )
+    return ".".join(filter(None, [name, weighing[0]]))

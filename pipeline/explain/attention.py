@@ -1,4 +1,4 @@
-"""NL-RAN's own explanation: the first attention module's mask."""
+"""Explanations that a network makes itself: NL-RAN's first attention mask, and CID's map."""
 
 from __future__ import annotations
 
@@ -20,6 +20,9 @@ class AttentionMap:
 
     Raises:
         ValueError: the network has no attention module.
+
+    Attributes:
+        layer: name of the module whose output is the mask.
     """
 
     name = "attention"
@@ -28,14 +31,15 @@ class AttentionMap:
         "Where the first attention module lets features pass more strongly; it knows no class, so it tells where the "
         "network looks, not what speaks for its answer."
     )
+    layer = "first_attention"
 
     def __init__(self, network: nn.Module) -> None:
         self.network = network
         self._seen: torch.Tensor | None = None
         self._mask: torch.Tensor | None = None
-        first = getattr(network, "first_attention", None)
-        if not isinstance(first, nn.Module):
-            raise ValueError(f"an attention map needs a network with `first_attention`, got {type(network).__name__}")
+        first = dict(network.named_modules()).get(self.layer)
+        if first is None:
+            raise ValueError(f"an {self.name} map needs a network with `{self.layer}`, got {type(network).__name__}")
         network.register_forward_pre_hook(self._catch_input)
         first.register_forward_hook(self._catch_mask)
 
@@ -49,7 +53,7 @@ class AttentionMap:
         mask = self._mask
         self._seen = self._mask = None  # one use: neither batch is kept alive
         if mask is None:
-            raise RuntimeError("the network's forward pass did not reach its first attention module")
+            raise RuntimeError(f"the network's forward pass did not reach its layer {self.layer!r}")
         return scale_to_unit(resize_map(mask.float().mean(dim=1, keepdim=True), images.shape[2:]))
 
     def _catch_input(self, _: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
@@ -59,3 +63,24 @@ class AttentionMap:
         # A pass around the network's own hooks (another explainer's) is none to remember.
         if self._seen is not None and self._mask is None:
             self._mask = output.detach()
+
+
+class CIDMap(AttentionMap):
+    """The map of the CID module, the weight 0..1 that each position has for all channels (D-SPP + CID, Figs. 4, 5).
+
+    Resized, scaled and caught as :class:`AttentionMap` does it.
+
+    Args:
+        network: a :class:`pneumonai.networks.nets.DSPPCIDNet` with CID.
+
+    Raises:
+        ValueError: the network has no such module.
+    """
+
+    name = "cid"
+    method = "map of the CID module"
+    shows = (
+        "Which positions the infection detection module lets count; it knows no class, so it tells where the network "
+        "looks, not what speaks for its answer."
+    )
+    layer = "cid.weigh"

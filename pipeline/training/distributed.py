@@ -33,3 +33,12 @@ def start_process_group() -> None:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     dist.init_process_group(backend="nccl" if device.type == "cuda" else "gloo")
+
+
+def end_process_group() -> None:
+    """Leave the processes that :func:`start_process_group` joined, once all are done.
+
+    Each waits for the others: one that leaves while another still talks to it aborts, on a busy machine now and then.
+    """
+    dist.barrier()
+    dist.destroy_process_group()

@@ -10,6 +10,7 @@ from torch import nn
 
 from pneumonai.networks.losses import SoftDistanceLoss
 from pneumonai.networks.nets import MANet, ResNet
+from pneumonai.pipeline.training.distributed import end_process_group
 from pneumonai.pipeline.training.mag_sd import GuidedPasses
 
 
@@ -45,7 +46,7 @@ def main(rank: int, folder: str) -> None:
         state = steps(frozen=name == "frozen", rank=rank, world=2)
         if rank == 0:
             torch.save(state, f"{folder}/{name}.pt")
-    dist.destroy_process_group()
+    end_process_group()
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from torch.nn.parallel import DistributedDataParallel
 from pneumonai.networks.losses import DiscriminativeCosineLoss, JensenShannonLoss, learning_rate_ramp, ramp_up
 from pneumonai.networks.nets import AttentionTransferNet
 from pneumonai.pipeline.training.alternating import AlternatingTrainer, TransferUpdate
-from pneumonai.pipeline.training.distributed import start_process_group
+from pneumonai.pipeline.training.distributed import end_process_group, start_process_group
 from pneumonai.pipeline.training.samplers import EpochSampler
 from pneumonai.pipeline.training.seeding import EpochSeed
 from pneumonai.pipeline.training.start import prepare_trainer
@@ -311,4 +311,4 @@ if __name__ == "__main__":
     # Adam makes steps of gradients that are rounding alone; flips draw other numbers in each process.
     Training(Path(sys.argv[1]), network=plain, batch_size=int(sys.argv[2]), optimizer="sgd", flips=False).run()
     if dist.is_initialized():
-        dist.destroy_process_group()
+        end_process_group()
