@@ -62,6 +62,7 @@ class Form(StrEnum):
     DICOM = "dicom"
     NIFTI = "nifti"
     XRAY = "xray"
+    LATERAL = "lateral"
     SLICES = "slices"
 
 
@@ -247,6 +248,7 @@ def phantom(
         Form.DICOM: write.write_dicom,
         Form.NIFTI: write.write_nifti,
         Form.XRAY: write.write_xray,
+        Form.LATERAL: write.write_lateral,
         Form.SLICES: write.write_slices,
     }
     for one in kinds:

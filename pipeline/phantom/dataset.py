@@ -11,12 +11,12 @@ from pathlib import Path
 from pneumonai.data_manifests.whole_files import whole_file
 from pneumonai.pipeline.phantom.patient import Difficulty, Kind
 from pneumonai.pipeline.phantom.phantom import Phantom, make_phantom
-from pneumonai.pipeline.phantom.write import write_dicom, write_nifti, write_slices, write_xray
+from pneumonai.pipeline.phantom.write import write_dicom, write_lateral, write_nifti, write_slices, write_xray
 from pneumonai.pipeline.progress import step_progress
 
 #: The datalist's parts, in the order in which they take their seeds.
 PARTS = ("training", "validation", "test")
-FORMS = ("nifti", "dicom", "xray", "slices")
+FORMS = ("nifti", "dicom", "xray", "lateral", "slices")
 
 
 def _write(form: str, phantom: Phantom, folder: Path) -> list[dict[str, str]]:
@@ -32,6 +32,8 @@ def _write(form: str, phantom: Phantom, folder: Path) -> list[dict[str, str]]:
         truth = f"truth/{phantom.name}"
         masks = {"mask": f"{truth}_infection.nii.gz", "lungs": f"{truth}_lungs.nii.gz"}
         return [{"image": phantom.name, **masks}]
+    if form == "lateral":
+        return [{"image": path.name} for path in write_lateral(phantom, folder)]
     pictures = [write_xray(phantom, folder)[0]] if form == "xray" else write_slices(phantom, folder)
     return [
         {"image": path.name, "mask": f"{path.stem}_infection.png", "lungs": f"{path.stem}_lungs.png"}
@@ -48,7 +50,9 @@ def _finished(folder: Path, record: Path, recipe: dict[str, object]) -> list[dic
     if stored.get("recipe") != recipe:
         return None
     entries = stored["entries"]
-    there = all((folder / entry[key]).exists() for entry in entries for key in ("image", "mask", "lungs"))
+    there = all(
+        (folder / entry[key]).exists() for entry in entries for key in ("image", "mask", "lungs") if key in entry
+    )
     return entries if there else None
 
 
@@ -94,7 +98,8 @@ def write_dataset(
         kinds: which kinds.
         first_seed: the training part's first seed; the parts follow one another, so no seed is in two parts.
         shape: of each volume.
-        form: ``nifti``, ``dicom`` (one folder a study), ``xray`` or ``slices``.
+        form: ``nifti``, ``dicom`` (one folder a study), ``xray``, ``lateral`` (no masks: the lungs overlap) or
+            ``slices``.
         difficulty: usual; hard: small, faint lesions beside what only looks like them; mixed: every other one hard.
         workers: processes; 1 works in this one.
         progress: show a progress bar on standard error.

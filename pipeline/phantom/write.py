@@ -12,7 +12,7 @@ import numpy as np
 from pneumonai.data_manifests.whole_files import whole_file
 from pneumonai.pipeline.phantom.patient import Difficulty
 from pneumonai.pipeline.phantom.phantom import Phantom
-from pneumonai.pipeline.phantom.projections import axial_picture, project_masks, project_xray, slice_positions
+from pneumonai.pipeline.phantom.projections import View, axial_picture, project_masks, project_xray, slice_positions
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -152,27 +152,37 @@ def write_xray(phantom: Phantom, folder: str | Path, *, dicom: bool = False) -> 
 
     ``NAME_cxr_lungs.png`` holds 0, 1, 2 and ``NAME_cxr_infection.png`` 0, 255, both of the picture's size.
     """
-    from pydicom.uid import ComputedRadiographyImageStorage
-
-    folder, picture, truth = Path(folder), project_xray(phantom), project_masks(phantom)
+    folder, truth = Path(folder), project_masks(phantom)
     files = [
         _save_png(folder / f"{phantom.name}_cxr_lungs.png", truth["lungs"]),
         _save_png(folder / f"{phantom.name}_cxr_infection.png", truth["infection"] * np.uint8(255)),
     ]
+    return [_write_film(phantom, folder / f"{phantom.name}_cxr", View.PA, dicom=dicom), *files]
+
+
+def write_lateral(phantom: Phantom, folder: str | Path, *, dicom: bool = False) -> list[Path]:
+    """Write the X-ray seen from the side as ``NAME_lateral.png`` (or ``.dcm``); the lungs overlap, so no masks."""
+    return [_write_film(phantom, Path(folder) / f"{phantom.name}_lateral", View.LATERAL, dicom=dicom)]
+
+
+def _write_film(phantom: Phantom, path: Path, view: View, *, dicom: bool) -> Path:
+    """One X-ray as PNG or as a Computed Radiography image; ``path`` lacks the ending."""
+    from pydicom.uid import ComputedRadiographyImageStorage
+
+    picture, lateral = project_xray(phantom, view=view), view is View.LATERAL
     if not dicom:
-        return [_save_png(folder / f"{phantom.name}_cxr.png", picture), *files]
-    ds = _header(phantom, "CR", ComputedRadiographyImageStorage)
+        return _save_png(path.with_name(f"{path.name}.png"), picture)
+    ds = _header(phantom, "CR", ComputedRadiographyImageStorage, *([view.value] if lateral else []))
     del ds.FrameOfReferenceUID, ds.PositionReferenceIndicator, ds.PatientPosition
-    ds.ImageType, ds.InstanceNumber = ["DERIVED", "SECONDARY"], 1
-    ds.ViewPosition, ds.PatientOrientation, ds.KVP = "PA", ["L", "F"], 110
-    ds.ImagerPixelSpacing = [f"{phantom.spacing[0]:.9f}"] * 2
+    ds.ImageType, ds.InstanceNumber = ["DERIVED", "SECONDARY"], 2 if lateral else 1
+    ds.ViewPosition, ds.PatientOrientation, ds.KVP = ("LL", ["P", "F"], 110) if lateral else ("PA", ["L", "F"], 110)
+    ds.ImagerPixelSpacing = [f"{phantom.spacing[1 - view.beam]:.9f}"] * 2
     ds.Rows, ds.Columns = picture.shape
     ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 8, 8, 7, 0
     ds.WindowCenter, ds.WindowWidth = 128, 256
     ds.PixelData = picture.tobytes() + b"\0" * (picture.size % 2)
     ds["PixelData"].VR = "OW"
-    path = folder / f"{phantom.name}_cxr.dcm"
-    return [_save(path, lambda partial: ds.save_as(partial, enforce_file_format=True)), *files]
+    return _save(path.with_name(f"{path.name}.dcm"), partial(ds.save_as, enforce_file_format=True))
 
 
 def write_slices(phantom: Phantom, folder: str | Path, *, count: int = 8) -> list[Path]:

@@ -21,11 +21,13 @@ from pneumonai.pipeline.phantom import (
     Difficulty,
     Kind,
     Phantom,
+    View,
     make_phantom,
     project_masks,
     project_xray,
     write_dataset,
     write_dicom,
+    write_lateral,
     write_nifti,
     write_slices,
     write_xray,
@@ -261,6 +263,40 @@ def test_the_xray_lies_as_displayed(tmp_path: Path) -> None:
         header = pydicom.dcmread(write_xray(phantom, tmp_path, dicom=True)[0])
     assert (header.Modality, header.ViewPosition) == ("CR", "PA")
     assert np.array_equal(header.pixel_array, picture)
+
+
+def test_the_lung_fields_leave_out_what_heart_and_diaphragm_hide() -> None:
+    phantom = phantom_of(Kind.NORMAL, 3)
+    fields = project_masks(phantom)["lungs"]
+    zoom = (phantom.spacing[2] / phantom.spacing[0], 1.0)
+    anywhere = ndimage.zoom(
+        (phantom.lungs > 0).any(axis=1).T[::-1].astype(np.uint8), zoom, order=0, grid_mode=True, mode="nearest"
+    )
+    assert not ((fields > 0) & (anywhere == 0)).sum() > 0.02 * (fields > 0).sum()  # holes alone are filled
+    assert 0.5 < (fields > 0).sum() / anywhere.sum() < 0.95
+    hidden = (anywhere > 0) & (fields == 0)
+    picture = project_xray(phantom)
+    assert picture[hidden].mean() > picture[fields > 0].mean() + 40
+    for side in (1, 2):
+        assert ndimage.label(fields == side)[1] == 1
+
+
+def test_a_lateral_is_seen_from_the_left(tmp_path: Path) -> None:
+    phantom = phantom_of(Kind.NORMAL, 3)
+    picture = project_xray(phantom, view=View.LATERAL)
+    bone = (phantom.image > 300)[:, :, phantom.image.shape[2] // 2].any(axis=0)
+    middle = picture[picture.shape[0] // 2].astype(float)
+    assert picture.shape[1] == phantom.image.shape[1]
+    # Behind the last bone, the spine, there is little more than skin.
+    assert middle[: np.flatnonzero(bone)[0]].mean() < middle[bone].mean()
+    files = write_lateral(phantom, tmp_path)
+    assert [file.name for file in files] == ["normal_0003_lateral.png"]
+    assert np.array_equal(np.asarray(Image.open(files[0])), picture)
+    header = pydicom.dcmread(write_lateral(phantom, tmp_path, dicom=True)[0])
+    frontal = pydicom.dcmread(write_xray(phantom, tmp_path, dicom=True)[0])
+    assert (header.Modality, header.ViewPosition, header.PatientOrientation[0]) == ("CR", "LL", "P")
+    assert header.StudyInstanceUID == frontal.StudyInstanceUID
+    assert header.SOPInstanceUID != frontal.SOPInstanceUID
 
 
 def test_slices_go_through_the_window(tmp_path: Path) -> None:
