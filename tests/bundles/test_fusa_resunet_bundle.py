@@ -18,7 +18,6 @@ from threshold_network import ThresholdNetwork
 
 from pneumonai.pipeline import bundle_checks
 from pneumonai.pipeline.bundle import find_bundle, inference_config
-from pneumonai.pipeline.derive import derive_bundle
 from pneumonai.pipeline.errors import StudyError
 from pneumonai.pipeline.model import Model
 from pneumonai.pipeline.phantom import make_phantom
@@ -183,60 +182,9 @@ def test_a_truth_is_compared_on_the_studys_grid(marking_model: Model, small_phan
         predict_study(image, model=marking_model, options=Options(truth=str(tmp_path / "other.nii.gz")))
 
 
-@pytest.fixture(scope="module")
-def dataset(small_phantom: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures and a volume with masks and labels, in each part."""
-    folder = tmp_path_factory.mktemp("dataset")
-    items = [
-        {
-            "image": picture.name,
-            "mask": f"{picture.stem}_infection.png",
-            "label": number % 2,
-            "patient_id": f"P{number}",
-        }
-        for number, picture in enumerate(write_slices(small_phantom, folder, count=4))
-    ]
-    volume = write_nifti(small_phantom, folder)[0].name
-    mask = volume.replace(".nii.gz", "_infection.nii.gz")
-    items.append({"image": volume, "mask": mask, "label": 1, "patient_id": "V"})
-    (folder / "datalist.json").write_text(json.dumps({"training": items, "validation": items, "test": items}))
-    return folder
-
-
-def test_pictures_and_volumes_train_and_evaluate_together(dataset: Path, tmp_path: Path) -> None:
-    small = ["--channels", "[4,4,8,8,8]", "--slice_size", "[32,32]"]
-    root = find_bundle(SEGMENTATION).root
-    common = ["--bundle_root", str(root), "--meta_file", str(root / "configs" / "metadata.json")]
-    common += ["--dataset_dir", str(dataset), "--datalist", str(dataset / "datalist.json")]
-
-    def run(config: str, *arguments: str) -> None:
-        command = [
-            sys.executable,
-            "-m",
-            "monai.bundle",
-            "run",
-            "--config_file",
-            str(root / "configs" / config),
-            *common,
-        ]
-        done = subprocess.run([*command, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr[-2000:]
-
-    run(
-        "train.json", *small, "--slices_per_study", "2", "--output_dir", "out", "--max_epochs", "2", "--batch_size", "3"
-    )
-    with (tmp_path / "out" / "history.csv").open(newline="") as file:
-        history = list(csv.DictReader(file))
-    assert len(history) == 2
-    assert all(np.isfinite([float(value) for value in row.values()]).all() for row in history)
-    run("evaluate.json", *small, "--ckpt_path", "out/model.pt", "--output_dir", "scores")
-    metrics = json.loads((tmp_path / "scores" / "metrics.json").read_text())
-    assert metrics["n_images"] == 5 and metrics["n_patients"] == 5
-    derived = derive_bundle(tmp_path / "out", tmp_path / "mine")
-    assert derived.metadata["network_data_format"]["inputs"]["image"]["spatial_shape"] == [32, 32]
-    bundle_checks.check_network(derived)
-    picture = json.loads((dataset / "datalist.json").read_text())["test"][0]["image"]
-    assert predict_study(dataset / picture, bundle=derived.root).bundle["name"] == "mine"
+def test_pictures_and_volumes_train_and_evaluate_together(dataset: Path, train_and_use: Any) -> None:
+    small = {"channels": [4, 4, 8, 8, 8], "slice_size": [32, 32]}
+    train_and_use(SEGMENTATION, dataset, small, slices_per_study=2, average_decay=0.9)
 
 
 def test_evaluation_scores_on_the_source_grid(marking: Path, dataset: Path, tmp_path: Path) -> None:
