@@ -62,9 +62,9 @@ def files_to_read(
     chosen = _choose(headers, source, series, modality)
     if isinstance(chosen, Choice):
         return images, sorted({header.path for header in chosen.group.slices})
-    from pneumonai.pipeline.xray_in import choose_xray
+    from pneumonai.pipeline.xray_choice import choose_xray
 
-    return images, [choose_xray(chosen, source.token)[0].path]
+    return images, [choose_xray(chosen, source.token).header.path]
 
 
 def study_headers(files: Sequence[str], source: StudySource) -> list[SliceHeader]:

@@ -18,28 +18,7 @@ from pneumonai.pipeline.errors import StudyError
 from pneumonai.pipeline.pictures_in import PERCENTILES, scale_to_grey
 from pneumonai.pipeline.sources import StudySource, fingerprint
 from pneumonai.pipeline.study import InputKind, Modality, Study
-
-LATERAL = {"LL", "RL", "LATERAL", "LAT", "LLD", "RLD"}
-
-
-def choose_xray(headers: Sequence[SliceHeader], path: str) -> tuple[SliceHeader, str]:
-    """The frontal image to read, made for presentation rather than for processing, and why.
-
-    Raises:
-        StudyError: only lateral views, or nothing that is one grey image.
-    """
-    grey = [h for h in headers if h.samples == 1 and h.photometric.startswith("MONOCHROME") and h.frames == 1]
-    if not grey:
-        raise StudyError(path, "its X-ray is in colour or a film of several frames", "send the original image")
-    frontal = [h for h in grey if h.view not in LATERAL and "LATERAL" not in h.description.upper()]
-    if not frontal:
-        raise StudyError(path, "is a lateral view, where a frontal one is wanted", "send the frontal view (PA or AP)")
-    ranked = sorted(
-        frontal,
-        key=lambda h: (h.view not in ("PA", "AP"), h.intent == "FOR PROCESSING", h.view, h.series_number, h.sop_uid),
-    )
-    others = f" of {len(headers)} images" if len(headers) > 1 else ""
-    return ranked[0], f"{ranked[0].view or 'X-ray'} image{others} chosen"
+from pneumonai.pipeline.xray_choice import choose_xray
 
 
 def open_xray(headers: Sequence[SliceHeader], files: Sequence[str], source: StudySource) -> Study:
@@ -53,7 +32,8 @@ def open_xray(headers: Sequence[SliceHeader], files: Sequence[str], source: Stud
     Raises:
         StudyError: no frontal grey image, or its pixels cannot be decoded.
     """
-    header, why = choose_xray(headers, source.token)
+    choice = choose_xray(headers, source.token)
+    header = choice.header
     try:
         data = Path(header.path).read_bytes()
         with quiet_pydicom():
@@ -63,7 +43,7 @@ def open_xray(headers: Sequence[SliceHeader], files: Sequence[str], source: Stud
         raise StudyError(
             source.token, f"{header.name}: its pixels cannot be decoded", "fetch the image again, or export it as PNG"
         ) from error
-    warnings = []
+    warnings = list(choice.warnings)
     if header.intent == "FOR PROCESSING":
         warnings.append("the image is raw (for processing), not made for reading")
     if header.body_part and not any(word in header.body_part for word in CHEST_WORDS):
@@ -79,7 +59,7 @@ def open_xray(headers: Sequence[SliceHeader], files: Sequence[str], source: Stud
         affine=np.eye(4),
         series_uid=header.series_uid,
         study_uid=header.study_uid or None,
-        converted=[why, *converted],
+        converted=[choice.why, *converted],
         warnings=warnings,
         identifiers=read_identifiers(header.path),
         assumed_geometry=True,
