@@ -7,6 +7,7 @@ import numpy as np
 from pneumonai.pipeline.errors import StudyError
 from pneumonai.pipeline.image_checks import look
 from pneumonai.pipeline.study import InputKind, Modality, Study
+from pneumonai.pipeline.xray_checks import look_at_xray
 
 MIN_SLICES = 10
 MIN_COVERAGE_MM = 50.0
@@ -16,6 +17,8 @@ PIXEL_MM = (0.1, 10.0)
 MAX_SLICE_MM = 20.0
 THICK_SLICE_MM = 5.5
 MIN_PICTURE = 64
+ONE_GREY = 4.0
+"""Grey levels between the 0.5 and 99.5 percentiles, under which a picture shows nothing but noise."""
 TILT_DEGREES = 5.0
 USUAL_LUNGS_ML = 1500.0
 LEAST_SHARE = {"right": 0.44, "left": 0.38}
@@ -48,7 +51,7 @@ def check(
             study.path, "holds values that are no numbers (NaN or infinite)", "write it again without them"
         )
     if study.kind is InputKind.PICTURE:
-        return _check_picture(study)
+        return _check_picture(study, modality)
     _check_hounsfield(study)
     warnings = _check_geometry(study, input_kind)
     if study.kind is InputKind.VOLUME and input_kind is InputKind.VOLUME and not study.assumed_geometry:
@@ -97,15 +100,17 @@ def _check_kind(study: Study, modality: Modality, input_kind: InputKind) -> None
         raise StudyError(study.path, f"is a CT {study.kind}, where a picture is wanted", "choose a bundle for CT")
 
 
-def _check_picture(study: Study) -> list[str]:
+def _check_picture(study: Study, modality: Modality) -> list[str]:
     if min(study.image.shape) < MIN_PICTURE:
         rows, columns = study.image.shape
         raise StudyError(
             study.path, f"is a picture of {columns} x {rows} pixels, too small", f"at least {MIN_PICTURE} are wanted"
         )
-    if float(study.image.min()) == float(study.image.max()):
-        raise StudyError(study.path, "is of one grey value throughout", "check the export")
-    return []
+    low, high = (float(value) for value in np.percentile(study.image, (0.5, 99.5)))
+    if high - low < ONE_GREY:
+        tone = "black" if high < 16 else "white" if low > 239 else "of one grey value"
+        raise StudyError(study.path, f"is {tone} throughout", "check the export")
+    return look_at_xray(study.image) if study.modality is Modality.CXR else []
 
 
 def _check_hounsfield(study: Study) -> None:

@@ -264,11 +264,12 @@ def _explanation(model: Model, options: Options) -> dict[str, Any] | None:
 
 
 def _refer_reason(result: Result, bundle: Bundle) -> str | None:
-    """Why a reader should decide: low confidence, or a scan that is cut off or seems labelled the wrong way."""
+    """Why a reader should decide: low confidence, or a scan that is cut off, lies wrongly, or is of another kind."""
     from pneumonai.pipeline.image_checks import WRONG_WAY
+    from pneumonai.pipeline.xray_checks import PICTURE_LOOKS
     from pneumonai.transforms.lung_segment import LUNGS_CUT_OFF
 
-    reasons = [warning for warning in result.warnings if warning.startswith((LUNGS_CUT_OFF, *WRONG_WAY))]
+    reasons = [warning for warning in result.warnings if warning.startswith((LUNGS_CUT_OFF, PICTURE_LOOKS, *WRONG_WAY))]
     if result.confidence is not None and result.confidence < bundle.refer_below:
         reasons.insert(0, f"confidence {result.confidence:.2f} is below {bundle.refer_below:g}")
     return "; ".join(reasons) or None
