@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from pneumonai.pipeline.ct_picture_checks import look_at_slice
 from pneumonai.pipeline.errors import StudyError
 from pneumonai.pipeline.image_checks import look
 from pneumonai.pipeline.study import InputKind, Modality, Study
@@ -51,7 +52,7 @@ def check(
             study.path, "holds values that are no numbers (NaN or infinite)", "write it again without them"
         )
     if study.kind is InputKind.PICTURE:
-        return _check_picture(study, modality)
+        return _check_picture(study)
     _check_hounsfield(study)
     warnings = _check_geometry(study, input_kind)
     if study.kind is InputKind.VOLUME and input_kind is InputKind.VOLUME and not study.assumed_geometry:
@@ -100,7 +101,7 @@ def _check_kind(study: Study, modality: Modality, input_kind: InputKind) -> None
         raise StudyError(study.path, f"is a CT {study.kind}, where a picture is wanted", "choose a bundle for CT")
 
 
-def _check_picture(study: Study, modality: Modality) -> list[str]:
+def _check_picture(study: Study) -> list[str]:
     if min(study.image.shape) < MIN_PICTURE:
         rows, columns = study.image.shape
         raise StudyError(
@@ -110,7 +111,7 @@ def _check_picture(study: Study, modality: Modality) -> list[str]:
     if high - low < ONE_GREY:
         tone = "black" if high < 16 else "white" if low > 239 else "of one grey value"
         raise StudyError(study.path, f"is {tone} throughout", "check the export")
-    return look_at_xray(study.image) if study.modality is Modality.CXR else []
+    return look_at_xray(study.image) if study.modality is Modality.CXR else look_at_slice(study.image)
 
 
 def _check_hounsfield(study: Study) -> None:

@@ -12,10 +12,13 @@ from PIL import Image, ImageOps
 from pneumonai.pipeline.errors import StudyError
 from pneumonai.pipeline.sources import fingerprint
 from pneumonai.pipeline.study import InputKind, Modality, Study
+from pneumonai.pipeline.xray_checks import PICTURE_LOOKS
 
 PERCENTILES = (0.5, 99.5)
 # A screen's colours differ by a few levels after JPEG; beyond this the picture is painted on.
 COLOURED = 24
+# Drawings on a scan colour a few per cent of it, and a photograph nearly all of itself.
+MOSTLY = 0.3
 
 
 def open_picture(path: str, study_id: str, modality: Modality = Modality.CXR) -> Study:
@@ -84,7 +87,10 @@ def _as_grey(picture: Image.Image) -> tuple[np.ndarray, list[str], list[str]]:
         return np.array(picture), converted, warnings
     colours = np.asarray(picture.convert("RGB"))
     spread = colours.max(axis=2).astype(np.int16) - colours.min(axis=2)
-    if float(np.mean(spread > COLOURED)) > 0.001:
+    coloured = float(np.mean(spread > COLOURED))
+    if coloured > MOSTLY:
+        warnings.append(f"{PICTURE_LOOKS} like a photograph or a colour map: it is coloured, its greys are not its own")
+    elif coloured > 0.001:
         warnings.append("the picture has colours (drawings or a colour map): grey values there are not the image's own")
     converted.append(f"{picture.mode} to grey by luminance")
     return np.array(picture.convert("L")), converted, warnings
