@@ -21,6 +21,13 @@ from .ct_slices import (
 from .lung_box import LungBox, LungBoxD, LungBoxd, LungBoxDict
 from .lung_crop import LungCrop, LungCropD, LungCropd, LungCropDict
 from .lung_segment import LungSegment, LungSegmentD, LungSegmentd, LungSegmentDict, LungsNotFoundError
+from .picture_lungs import (
+    PictureLungSegment,
+    PictureLungSegmentD,
+    PictureLungSegmentd,
+    PictureLungSegmentDict,
+    split_lungs,
+)
 from .rand_foreground_scale_crop import (
     RandForegroundScaleCrop,
     RandForegroundScaleCropD,
@@ -56,6 +63,10 @@ __all__ = [
     "PictureAsSliceD",
     "PictureAsSliceDict",
     "PictureAsSliced",
+    "PictureLungSegment",
+    "PictureLungSegmentD",
+    "PictureLungSegmentDict",
+    "PictureLungSegmentd",
     "RandForegroundScaleCrop",
     "RandForegroundScaleCropD",
     "RandForegroundScaleCropDict",
@@ -68,4 +79,5 @@ __all__ = [
     "attention_mix_up",
     "attention_patching",
     "draw_attention",
+    "split_lungs",
 ]
