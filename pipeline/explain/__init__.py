@@ -57,15 +57,15 @@ def make_explainers(
         raise ValueError(f"an explanation must be one of {', '.join(EXPLAINERS)} or all, got {unknown[0]!r}")
     given = given or {}
     made: dict[str, Explainer] = {}
-    refusal: ValueError | None = None
+    refusals: list[str] = []
     for name, make in EXPLAINERS.items():
         if name in names or "all" in names:
             try:
                 made[name] = given[name] if name in given else make(network)
             except ValueError as error:
-                refusal = error
+                refusals.append(str(error))
                 if name in names:
                     raise
-    if "all" in names and not made and refusal is not None:
-        raise refusal
+    if "all" in names and not made:
+        raise ValueError("; ".join(dict.fromkeys(refusals)))
     return made

@@ -145,10 +145,12 @@ class BackboneGradCAM(GradCAM):
     def __init__(self, network: nn.Module) -> None:
         layers = dict(network.named_modules())
         if not _has(layers, "stage_6", "classifier"):
-            raise ValueError(f"a {self.name} map needs a network with D-SPP or CID, got {type(network).__name__}")
+            raise ValueError(f"the map {self.name!r} needs a network with D-SPP or CID, got {type(network).__name__}")
         super().__init__(network, features="stage_6")
         if "cid" not in layers and "dspp" not in layers:
-            raise ValueError(f"a {self.name} map needs D-SPP or CID, which this {type(network).__name__} is without")
+            raise ValueError(
+                f"the map {self.name!r} needs D-SPP or CID, which this {type(network).__name__} is without"
+            )
 
 
 class GradCAMPlusPlus(FeatureExplainer):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
+
 import torch
 from torch import nn
 
@@ -37,9 +39,12 @@ class AttentionMap:
         self.network = network
         self._seen: torch.Tensor | None = None
         self._mask: torch.Tensor | None = None
-        first = dict(network.named_modules()).get(self.layer)
-        if first is None:
-            raise ValueError(f"an {self.name} map needs a network with `{self.layer}`, got {type(network).__name__}")
+        try:
+            first = attrgetter(self.layer)(network)
+        except AttributeError:
+            first = None
+        if not isinstance(first, nn.Module):
+            raise ValueError(f"the map {self.name!r} needs a network with `{self.layer}`, got {type(network).__name__}")
         network.register_forward_pre_hook(self._catch_input)
         first.register_forward_hook(self._catch_mask)
 

@@ -8,12 +8,15 @@ from itertools import chain
 import pytest
 import torch
 from monai.visualize import GradCAM as MonaiGradCAM
+from random_networks import randomise
 from torch import nn
 
-from pneumonai.networks.nets import NLRAN
+from pneumonai.networks.nets import NLRAN, VGG, DSPPCIDNet, MobileNetV2, ResNet
 from pneumonai.pipeline.explain import (
     EXPLAINERS,
     AttentionMap,
+    BackboneGradCAM,
+    CIDMap,
     ClassActivationMap,
     GradCAM,
     GradCAMPlusPlus,
@@ -208,7 +211,9 @@ def test_what_a_network_does_not_allow_is_said() -> None:
     assert list(make_explainers(small_nl_ran(), ["gradcam", "attention"])) == ["attention", "gradcam"]
     with pytest.raises(ValueError, match=r"`first_attention`, got Pooled"):
         make_explainers(plain, ["attention", "cam"])
-    with pytest.raises(ValueError, match="one of attention, cam, gradcam, gradcam\\+\\+ or all, got 'lime'"):
+    with pytest.raises(
+        ValueError, match="one of attention, cam, gradcam, gradcam\\+\\+, gradcam-backbone, cid or all, got 'lime'"
+    ):
         make_explainers(plain, ["lime"])
     with pytest.raises(ValueError, match="Counting has no layers named features and classifier or layer4 and fc"):
         make_explainers(Counting(), ["cam"])
@@ -228,10 +233,95 @@ def test_every_explainer_says_what_it_shows() -> None:
         assert explainer.name == name
         assert explainer.method
         assert explainer.shows.endswith(".")
-    assert list(EXPLAINERS) == ["attention", "cam", "gradcam", "gradcam++"]
+    assert list(EXPLAINERS) == ["attention", "cam", "gradcam", "gradcam++", "gradcam-backbone", "cid"]
 
 
 def test_a_map_with_nothing_in_it_is_zero() -> None:
     heat_map = GradCAMPlusPlus(Pooled([[-1.0, -1.0], [-1.0, -2.0]]))(torch.rand(1, 2, 4, 4))
     assert heat_map.count_nonzero() == 0
     assert not math.isnan(heat_map.sum().item())
+
+
+def small_dspp_cid(**options: object) -> DSPPCIDNet:
+    """A small network with every weight drawn at random; a named backbone is whole."""
+    backbone = options.pop("backbone", None) or ResNet(2, 1, 0, depth=18, base_channels=4)
+    return randomise(DSPPCIDNet(2, 1, 2, backbone=backbone, width=8, **options))
+
+
+def test_gradcam_of_dspp_and_cid_lies_after_the_modules_and_the_other_before_them() -> None:
+    network = small_dspp_cid()
+    images = torch.randn(3, 1, 160, 192)
+    with torch.no_grad():
+        features = network.forward_features(images)
+        classes = network(images).argmax(dim=1)
+        weights = network.classifier.weight[classes][:, :, None, None]
+    after = scale_to_unit(resize_map((weights * features).sum(1, keepdim=True).relu(), images.shape[2:]))
+    assert torch.allclose(GradCAM(network)(images), after, atol=1e-5)
+
+    stage_6 = network.backbone.forward_features(images)[2].detach().requires_grad_()
+    stages = list(network.backbone.forward_features(images)[:2])
+    pooled = network.cid(network.dspp([*stages, stage_6])).mean(dim=(2, 3))
+    logits = network.classifier(pooled)
+    (gradient,) = torch.autograd.grad(logits.gather(1, classes[:, None]).sum(), stage_6)
+    before = (gradient.mean(dim=(2, 3), keepdim=True) * stage_6.detach()).sum(1, keepdim=True).relu()
+    before = scale_to_unit(resize_map(before, images.shape[2:]))
+    assert torch.allclose(BackboneGradCAM(network)(images), before, atol=1e-5)
+    assert not torch.allclose(before, after, atol=0.1)
+
+
+def test_cid_s_map_equals_the_network_s_attention_map() -> None:
+    network = small_dspp_cid()
+    images = torch.randn(2, 1, 64, 96)
+    with torch.no_grad():
+        expected = scale_to_unit(resize_map(network.attention_maps(images)[0], images.shape[2:]))
+        explainer = CIDMap(network)
+        assert torch.allclose(explainer(images), expected, atol=1e-6)
+        network(images)
+        assert torch.allclose(explainer(images), expected, atol=1e-6)
+    assert expected.std() > 0.05
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        ({}, ["cam", "gradcam", "gradcam++", "gradcam-backbone", "cid"]),
+        ({"stages": ()}, ["cam", "gradcam", "gradcam++", "gradcam-backbone", "cid"]),
+        ({"cid": False}, ["cam", "gradcam", "gradcam++", "gradcam-backbone"]),
+        ({"cid": False, "stages": ()}, ["cam", "gradcam", "gradcam++"]),
+        ({"cid": False, "stages": (), "backbone": "mobilenet_v2"}, ["cam", "gradcam", "gradcam++"]),
+        ({"cid": False, "stages": (), "backbone": "resnet18"}, ["cam", "gradcam", "gradcam++"]),
+    ],
+)
+def test_an_ablation_is_explained_as_far_as_its_modules_go(options: dict[str, object], names: list[str]) -> None:
+    network = small_dspp_cid(**options)
+    images = torch.randn(1, 1, 64, 64)
+    explainers = make_explainers(network, ["all"])
+    assert list(explainers) == names
+    for explainer in explainers.values():
+        heat_map = explainer(images)
+        assert heat_map.shape == (1, 1, 64, 64)
+        assert (heat_map.amin(), heat_map.amax()) == (0, 1)
+
+
+def test_cam_reads_the_one_linear_layer_of_a_classifier_and_refuses_several() -> None:
+    network = randomise(MobileNetV2(2, 1, 3, width_mult=0.1))
+    images = torch.randn(2, 1, 64, 64)
+    heat_map = ClassActivationMap(network)(images, 1)
+    with torch.no_grad():
+        weight = network.classifier[1].weight[1][:, None, None]
+        expected = scale_to_unit(resize_map((weight * network.features(images)).sum(1, keepdim=True), images.shape[2:]))
+    assert torch.allclose(heat_map, expected, atol=1e-5)
+    vgg = VGG(2, 1, 2, depth=16, base_channels=1)
+    with pytest.raises(ValueError, match="needs one linear layer after the pooling, VGG's 'classifier' has 3"):
+        ClassActivationMap(vgg)
+    assert list(make_explainers(vgg, ["all"])) == ["gradcam", "gradcam++"]
+
+
+def test_a_network_without_the_modules_has_no_maps_of_them() -> None:
+    plain = Pooled([[1.0, 2.0], [2.0, 1.0]])
+    with pytest.raises(ValueError, match="the map 'gradcam-backbone' needs a network with D-SPP or CID, got Pooled"):
+        make_explainers(plain, ["gradcam-backbone"])
+    with pytest.raises(ValueError, match=r"the map 'cid' needs a network with `cid.weigh`, got Pooled"):
+        make_explainers(plain, ["cid"])
+    with pytest.raises(ValueError, match="which this DSPPCIDNet is without"):
+        BackboneGradCAM(small_dspp_cid(stages=(), cid=False))
