@@ -51,6 +51,11 @@ class Bundle:
         return bool(self.metadata["network_data_format"]["outputs"]["pred"].get("format") == "segmentation")
 
     @property
+    def marks_lungs(self) -> bool:
+        """Whether the regions that it marks are the lungs: labels 0 background, 1 right lung, 2 left lung."""
+        return self.is_segmentation and self.class_names == ["background", "right lung", "left lung"]
+
+    @property
     def answers(self) -> list[str]:
         """Names of the classes that it gives probabilities for; none for a segmentation."""
         return [] if self.is_segmentation else self.class_names

@@ -112,6 +112,12 @@ def predict(
         Path | None,
         typer.Option(metavar="MASK", help="Compare the infection with this mask, or those of this folder, by name."),
     ] = None,
+    lungs: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MASK|FOLDER|BUNDLE", help="Lungs of X-rays: a mask (1 right, 2 left), masks by name, or a bundle."
+        ),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Skip studies that are answered already.")] = False,
     with_identifiers: Annotated[
         bool, typer.Option("--with-identifiers", help="Copy patient identifiers from headers into result.json.")
@@ -121,6 +127,7 @@ def predict(
     """Answer studies: class, heat map, lung masks, report; summary.csv over all of them."""
     from pneumonai.pipeline.batch import run_batch
     from pneumonai.pipeline.bundle import find_bundle
+    from pneumonai.pipeline.lungs_in import lungs_bundle
     from pneumonai.pipeline.predict import Options
     from pneumonai.pipeline.sources import find_studies
 
@@ -134,18 +141,22 @@ def predict(
         )
     if truth is not None and truth.is_file() and len(sources) > 1:
         raise StudyError(str(truth), f"is one mask for {len(sources)} studies", "give a folder of masks named as them")
+    finds_lungs = None if lungs is None else lungs_bundle(lungs, chosen)
+    if lungs is not None and Path(lungs).is_file() and len(sources) > 1:
+        raise StudyError(lungs, f"is one mask for {len(sources)} studies", "give a folder of masks named as them")
     options = Options(
         series=series,
         report=report,
         with_identifiers=with_identifiers,
         explain=methods,
         truth=None if truth is None else str(truth),
+        lungs=lungs,
     )
 
     def load_model() -> Model:
         from pneumonai.pipeline.model import Model
 
-        model = Model(chosen, device=device, precision=precision.value)
+        model = Model(chosen, device=device, precision=precision.value, lungs=finds_lungs)
         model.more_explainers(methods)  # one that the network does not allow ends the call here
         return model
 
@@ -183,6 +194,8 @@ def _tell(outcome: Outcome, output: Path, quiet: bool) -> None:
 
 def _marked(result: Result) -> str:
     """The answer of a segmentation in a few words."""
+    if result.infection is None and result.lungs is not None:
+        return f"lungs of {result.lungs['right_pixels']} and {result.lungs['left_pixels']} pixels (right, left)"
     infection = result.infection or {}
     if infection.get("total_percent") is not None:
         size = f", {infection['total_ml']:.0f} ml" if infection.get("total_ml") is not None else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -43,13 +44,17 @@ def open_mask(path: str | Path, shape: tuple[int, ...], affine: np.ndarray) -> n
     raise StudyError(name, "is no mask that could be read", "give NIfTI for a volume, PNG for a picture")
 
 
-def find_mask(truth: str | Path, study_id: str) -> Path | None:
+def find_mask(
+    truth: str | Path, study_id: str, *, option: str = "--truth", marks: Sequence[str] = MARKS
+) -> Path | None:
     """The mask of a study: ``truth`` itself where it is a file, else the file in it that is named as the study.
 
     Args:
         truth: a mask, or a folder of masks ``STUDY.nii.gz``, ``STUDY.png`` (``_infection``, ``_mask`` or ``_truth`` may
             follow the name).
         study_id: the study.
+        option: how the command calls ``truth``, for errors.
+        marks: what may follow the name, the most telling first.
 
     Raises:
         StudyError: ``truth`` does not exist, or two masks in it are named as the study.
@@ -58,14 +63,14 @@ def find_mask(truth: str | Path, study_id: str) -> Path | None:
     if folder.is_file():
         return folder
     if not folder.is_dir():
-        raise StudyError(str(truth), "no such mask or folder of masks", "check --truth")
+        raise StudyError(str(truth), "no such mask or folder of masks", f"check {option}")
     endings = (*NIFTI_ENDINGS, *PICTURE_ENDINGS)
     masks = [path for path in sorted(folder.iterdir()) if path.name.lower().endswith(endings)]
-    for mark in MARKS:
+    for mark in marks:
         found = [path for path in masks if study_name(path) == study_id + mark]
         if len(found) > 1:
             names = f"{found[0].name} and {found[1].name}"
-            raise StudyError(study_id, f"{names} are both named as its mask", "leave one of them in --truth")
+            raise StudyError(study_id, f"{names} are both named as its mask", f"leave one of them in {option}")
         if found:
             return found[0]
     return None
@@ -103,6 +108,15 @@ def _nifti_mask(path: str, shape: tuple[int, ...], affine: np.ndarray) -> np.nda
 
 
 def _picture_mask(path: str, shape: tuple[int, ...]) -> np.ndarray:
+    return (read_picture_mask(path, shape) > 0).astype(np.uint8)
+
+
+def read_picture_mask(path: str, shape: tuple[int, ...]) -> np.ndarray:
+    """The values of a picture's mask as stored; of a JPEG, which knows no clean 0, 1 for what is above 127.
+
+    Raises:
+        StudyError: it cannot be read, or is not of the study's rows and columns.
+    """
     from PIL import Image
 
     if len(shape) != 2:
@@ -116,7 +130,7 @@ def _picture_mask(path: str, shape: tuple[int, ...]) -> np.ndarray:
     if values.shape != tuple(shape):
         size, wanted = values.shape[::-1], tuple(shape)[::-1]
         raise StudyError(path, f"is {_times(size)} pixels, the study {_times(wanted)}", "put it on its grid")
-    return (values > (127 if lossy else 0)).astype(np.uint8)
+    return (values > 127).astype(np.uint8) if lossy else values
 
 
 def _times(shape: tuple[int, ...]) -> str:

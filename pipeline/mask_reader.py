@@ -1,15 +1,17 @@
-"""MONAI's door to :func:`~pneumonai.pipeline.mask_in.open_mask`: masks of a datalist on the grid of their images."""
+"""MONAI's door to masks of a datalist on the grid of their images: infection (``mask_in``), lungs (``lungs_in``)."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
+from pneumonai.pipeline.lungs_in import open_lungs
 from pneumonai.pipeline.mask_in import open_mask
 
 
@@ -35,6 +37,21 @@ class LoadMaskd(MapTransform):
         d = dict(data)
         image = d[self.image_key]
         for key in self.key_iterator(d):
-            mask = torch.from_numpy(open_mask(d[key], tuple(image.shape[1:]), image.affine.numpy()))
+            mask = torch.from_numpy(self.read(d[key], image))
             d[key] = MetaTensor(mask[None], affine=image.affine.clone(), meta={"filename_or_obj": str(d[key])})
         return d
+
+    def read(self, path: str, image: MetaTensor) -> np.ndarray:
+        """The values of one mask, ``[*spatial]``."""
+        return open_mask(path, tuple(image.shape[1:]), image.affine.numpy())
+
+
+class LoadLungsd(LoadMaskd):
+    """Read lung masks of X-rays as :class:`LoadMaskd` reads infection: uint8, 0, 1 right, 2 left.
+
+    A mask of one value is parted as ``pneumonai predict --lungs`` parts it.
+    """
+
+    def read(self, path: str, image: MetaTensor) -> np.ndarray:
+        """The labels of one mask, ``[row, column]``."""
+        return open_lungs(path, tuple(image.shape[1:]))[0]

@@ -21,6 +21,8 @@ from pneumonai.pipeline.precision import PrecisionRequest, choose_precision, run
 from pneumonai.pipeline.slice_inferers import SliceClassifier
 from pneumonai.pipeline.study import Study
 from pneumonai.pipeline.weights import load_weights
+from pneumonai.transforms import PictureLungSegmentd
+from pneumonai.transforms.picture_lungs import lungs_not_found
 
 
 @dataclass
@@ -32,6 +34,7 @@ class Answer:
         raw_probabilities: softmax of the logits as they are.
         slice_probabilities: ``[S, K]`` after temperature scaling, of the slices of the network's input.
         infection: uint8 on the study's own grid, 0 or 1.
+        lungs: uint8 on the study's own grid, 0, 1 right, 2 left; of a bundle that marks lungs.
         heat_map: uint8 on the study's own grid, 0..255 for 0..1.
         more_heat_maps: by the explainers that were asked for beside the bundle's own, likewise, by name.
     """
@@ -40,6 +43,7 @@ class Answer:
     raw_probabilities: list[float] = field(default_factory=list)
     slice_probabilities: np.ndarray | None = None
     infection: np.ndarray | None = None
+    lungs: np.ndarray | None = None
     heat_map: np.ndarray | None = None
     more_heat_maps: dict[str, np.ndarray] = field(default_factory=dict)
 
@@ -54,12 +58,20 @@ class Model:
         bundle: which bundle.
         device: ``cpu``, ``cuda``, ``cuda:1``, ...; None takes a GPU where there is one.
         precision: ``auto``, ``fp32`` or ``bf16`` (see :func:`pneumonai.pipeline.precision.choose_precision`).
+        lungs: a bundle that finds the lungs of X-rays for this one, instead of what its preprocessing may have.
 
     Raises:
         BundleError: the config is wrong, or the weights are missing, corrupt or of another network.
     """
 
-    def __init__(self, bundle: Bundle, *, device: str | None = None, precision: PrecisionRequest = "auto") -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        device: str | None = None,
+        precision: PrecisionRequest = "auto",
+        lungs: Bundle | None = None,
+    ) -> None:
         self.bundle = bundle
         try:
             self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -86,6 +98,7 @@ class Model:
             self.network, self._input_shape(), self.device, weights_path=bundle.weights, requested=precision
         )
         self._reader = _study_reader(self.preprocessing, bundle)
+        self._lungs = None if lungs is None else Model(lungs, device=device, precision="fp32")
         # Each is made once, since an attention map listens to its network from then on.
         self._more_explainers: dict[tuple[str, ...], dict[str, Explainer]] = {}
 
@@ -115,6 +128,24 @@ class Model:
                 others = {name: SliceBySlice(self.network, one, size) for name, one in others.items()}
             self._more_explainers[chosen] = others
         return self._more_explainers[chosen]
+
+    def find_lungs(self, study: Study) -> tuple[np.ndarray, list[str]] | None:
+        """The lungs of an X-ray, 0, 1 right, 2 left, on its own grid, with warnings; None where nothing finds them.
+
+        Raises:
+            StudyError: there are no lungs.
+        """
+        if self._lungs is not None:
+            lungs = self._lungs.answer(self._lungs.prepare(study)).lungs
+            return None if lungs is None else (lungs, lungs_not_found(lungs))
+        for transform in self.preprocessing.transforms:
+            if isinstance(transform, PictureLungSegmentd):
+                try:
+                    labels, warnings = transform.segment.with_warnings(study.image[None])
+                except ValueError as error:
+                    raise study_error(study.id, error) from error
+                return np.asarray(labels)[0], warnings
+        return None
 
     def _input_shape(self) -> tuple[int, ...]:
         image = self.bundle.metadata["network_data_format"]["inputs"]["image"]
@@ -157,7 +188,8 @@ class Model:
         images = item["image"].as_tensor()[None].to(self.device)
         if self.bundle.is_segmentation:
             done = self._postprocess(item, pred=self.inferer(images, self._run)[0].cpu())
-            return Answer(infection=done["pred"].as_tensor()[0].to(torch.uint8).numpy())
+            marked = done["pred"].as_tensor()[0].to(torch.uint8).numpy()
+            return Answer(lungs=marked) if self.bundle.marks_lungs else Answer(infection=marked)
         slice_logits = None
         if isinstance(self.inferer, SliceClassifier):
             slice_logits = self.inferer.slice_logits(images, self._run)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pneumonai.pipeline.bundle import Bundle, find_bundle
+from pneumonai.pipeline.lungs_in import lungs_bundle, lungs_of
 from pneumonai.pipeline.result import Maps, Result, in_order_of
 from pneumonai.pipeline.study import InputKind, Modality, Study, open_checked
 
@@ -41,6 +42,7 @@ class Options:
         explain: explainers beside the bundle's own, of :data:`pneumonai.pipeline.explain.EXPLAINERS`; ``all`` for
             those that the network allows.
         truth: a mask, or a folder of masks named as the studies, that a segmentation is compared with.
+        lungs: lungs of X-rays: a mask, a folder of masks named as the studies, or a bundle that finds them.
     """
 
     series: str | None = None
@@ -48,6 +50,7 @@ class Options:
     with_identifiers: bool = False
     explain: tuple[str, ...] = ()
     truth: str | None = None
+    lungs: str | None = None
 
     def as_recorded(self) -> dict[str, Any]:
         """What ``result.json`` keeps of them, for ``--resume``."""
@@ -57,16 +60,18 @@ class Options:
             "with_identifiers": self.with_identifiers,
             "explain": ", ".join(sorted(set(self.explain))) or None,
             "truth": self.truth,
+            "lungs": self.lungs,
         }
 
 
 @dataclass
 class Opened:
-    """A study that was read and checked for a bundle, with the mask that it is to be compared with."""
+    """A study that was read and checked for a bundle, with the masks that the user gave of it."""
 
     study: Study
     truth: np.ndarray | None
     seconds: dict[str, float]
+    lung_mask: Path | None = None
 
 
 @dataclass
@@ -98,7 +103,10 @@ def open_for(bundle: Bundle, source: str | Path | StudySource, options: Options)
     with timed(seconds, "read"):
         study = open_checked(source, series=options.series, modality=bundle.modality, input_kind=bundle.input_kind)
         truth = None if options.truth is None else _find_truth(study, options.truth)
-    return Opened(study, truth, seconds)
+        lung_mask = None
+        if options.lungs is not None and lungs_bundle(options.lungs, bundle) is None:
+            lung_mask = lungs_of(study.id, options.lungs)
+    return Opened(study, truth, seconds, lung_mask)
 
 
 def _find_truth(study: Study, where: str) -> np.ndarray | None:
@@ -113,43 +121,27 @@ def _find_truth(study: Study, where: str) -> np.ndarray | None:
 
 
 def prepare(opened: Opened, model: Model) -> Prepared:
-    """Find the lungs of a CT in Hounsfield units and run the bundle's preprocessing.
+    """Find the lungs of a CT in Hounsfield units or of an X-ray, and run the bundle's preprocessing.
 
     Raises:
-        StudyError: there are no lungs, or a transform refused the study.
+        StudyError: there are no lungs, their mask cannot be used, or a transform refused the study.
     """
+    from pneumonai.pipeline.find_lungs import find_lungs
+
     study, seconds = opened.study, dict(opened.seconds)
     lungs = None
-    if study.modality is Modality.CT and study.kind is not InputKind.PICTURE:
+    if study.modality is Modality.CXR or study.kind is not InputKind.PICTURE:
         with timed(seconds, "lungs"):
-            lungs = _find_lungs(study)
+            lungs = find_lungs(study, opened.lung_mask, model)
     with timed(seconds, "prepare"):
         item = model.prepare(study, lungs)
     return Prepared(study, item, lungs, opened.truth, seconds)
 
 
-def _find_lungs(study: Study) -> np.ndarray:
-    import torch
-    from monai.data import MetaTensor
-
-    from pneumonai.pipeline.checks import check_lungs
-    from pneumonai.pipeline.model import study_error
-    from pneumonai.transforms import LungSegment
-
-    image = MetaTensor(torch.from_numpy(study.image)[None], affine=torch.from_numpy(study.affine))
-    try:
-        labels, warnings = LungSegment().with_warnings(image)
-    except ValueError as error:
-        raise study_error(study.id, error) from error
-    # As the image lies in memory: measures and writers read along it.
-    lungs = in_order_of(study.image, labels.as_tensor()[0].numpy())
-    study.warnings += [*warnings, *check_lungs(lungs, study.voxel_ml)]
-    return lungs
-
-
 def answer(prepared: Prepared, model: Model, options: Options) -> tuple[Result, Maps]:
     """Network, explanation and measures of a prepared study."""
     from pneumonai.pipeline.outputs.result_json import describe_study
+    from pneumonai.transforms.picture_lungs import lungs_not_found
 
     study, bundle, seconds = prepared.study, model.bundle, dict(prepared.seconds)
     with timed(seconds, "network"):
@@ -168,6 +160,8 @@ def answer(prepared: Prepared, model: Model, options: Options) -> tuple[Result, 
         software=software_versions() | {"device": str(model.device), "precision": model.precision.name},
         notice=bundle.settings.get("notice", "not for clinical use"),
     )
+    if answered.lungs is not None:
+        result.warnings += lungs_not_found(answered.lungs)
     if answered.probabilities:
         names, best = bundle.class_names, int(np.argmax(answered.probabilities))
         result.classes = _classes(names, answered.probabilities)
@@ -201,7 +195,7 @@ def _maps(study: Study, prepared: Prepared, answered: Answer) -> Maps:
         return None if array is None else in_order_of(study.image, array)
 
     return Maps(
-        lungs=prepared.lungs,
+        lungs=prepared.lungs if answered.lungs is None else laid(answered.lungs),
         heat_map=laid(answered.heat_map),
         infection=laid(answered.infection),
         truth=prepared.truth,
@@ -217,7 +211,8 @@ def _measure(result: Result, study: Study, maps: Maps) -> None:
     in_hounsfield = study.modality is Modality.CT and study.kind is not InputKind.PICTURE
     if maps.lungs is not None:
         result.lungs = measures.lung_measures(maps.lungs, study.voxel_ml)
-        result.hu_histogram = measures.hu_histogram(study.image, maps.lungs)
+        if in_hounsfield:
+            result.hu_histogram = measures.hu_histogram(study.image, maps.lungs)
     if maps.infection is None:
         return
     result.infection = dict(measures.infection_measures(maps.infection, maps.lungs, study.voxel_ml))
@@ -268,8 +263,10 @@ def _refer_reason(result: Result, bundle: Bundle) -> str | None:
     from pneumonai.pipeline.image_checks import WRONG_WAY
     from pneumonai.pipeline.xray_checks import PICTURE_LOOKS
     from pneumonai.transforms.lung_segment import LUNGS_CUT_OFF
+    from pneumonai.transforms.picture_lungs import LUNG_NOT_FOUND
 
-    reasons = [warning for warning in result.warnings if warning.startswith((LUNGS_CUT_OFF, PICTURE_LOOKS, *WRONG_WAY))]
+    telling = (LUNGS_CUT_OFF, LUNG_NOT_FOUND, PICTURE_LOOKS, *WRONG_WAY)
+    reasons = [warning for warning in result.warnings if warning.startswith(telling)]
     if result.confidence is not None and result.confidence < bundle.refer_below:
         reasons.insert(0, f"confidence {result.confidence:.2f} is below {bundle.refer_below:g}")
     return "; ".join(reasons) or None
@@ -369,7 +366,10 @@ def predict_study(
     from pneumonai.pipeline.model import Model
 
     options = options or Options()
-    model = model or Model(find_bundle(bundle), device=device, precision=precision)
+    if model is None:
+        chosen = find_bundle(bundle)
+        lungs = None if options.lungs is None else lungs_bundle(options.lungs, chosen)
+        model = Model(chosen, device=device, precision=precision, lungs=lungs)
     prepared = prepare(open_for(model.bundle, path, options), model)
     result, maps = answer(prepared, model, options)
     if output is not None:

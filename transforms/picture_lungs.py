@@ -30,6 +30,8 @@ __all__ = [
     "split_lungs",
 ]
 
+LUNG_NOT_FOUND = "lung not found"
+"""How the warning begins that is a reason to refer the study to a reader."""
 LEAST_PART = 0.05
 """Of the marked pixels, for a connected part to count when right and left are told apart."""
 
@@ -137,13 +139,17 @@ class PictureLungSegment(Transform):
         one_hot = torch.as_tensor(self.tidy(logits))
         whole = torch.nn.functional.interpolate(one_hot[None], size=picture.shape[1:], mode="bilinear")[0]
         labels = whole.argmax(dim=0, keepdim=True).to(torch.uint8)
-        found = {name: bool((labels == label).any()) for name, label in (("right", RIGHT), ("left", LEFT))}
-        if not any(found.values()):
+        if not labels.any():
             raise LungsNotFoundError(
                 "no lungs found in the picture; give a frontal chest X-ray, or a mask of its lungs"
             )
-        warnings = [f"no {name} lung was found in the picture" for name, there in found.items() if not there]
-        return convert_to_dst_type(labels, img, dtype=torch.uint8)[0], warnings
+        return convert_to_dst_type(labels, img, dtype=torch.uint8)[0], lungs_not_found(labels)
+
+
+def lungs_not_found(labels: np.ndarray | torch.Tensor) -> list[str]:
+    """A warning for each lung that a network's map (0, 1 right, 2 left) lacks."""
+    missing = [name for name, label in (("right", RIGHT), ("left", LEFT)) if not (labels == label).any()]
+    return [f"{LUNG_NOT_FOUND}: the {name} one; look at the lung mask" for name in missing]
 
 
 def _loaded(network: torch.nn.Module, path: Path) -> torch.nn.Module:

@@ -129,7 +129,7 @@ def test_no_lungs_and_one_lung() -> None:
         segment({"image": torch.full((1, 80, 80), 250.0)})
     image = MetaTensor(torch.from_numpy(picture_of(np.where(two_lungs() == 1, 1, 0))))
     item = segment({"image": image})
-    assert item["image"].meta["warnings"] == ["no left lung was found in the picture"]
+    assert item["image"].meta["warnings"] == ["lung not found: the left one; look at the lung mask"]
     given = torch.ones(1, 60, 80)
     assert segment({"image": image, "lungs": given})["lungs"] is given
     with pytest.raises(ValueError, match="needs one key"):
