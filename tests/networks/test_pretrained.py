@@ -8,7 +8,18 @@ import torch
 from skimage import data
 from skimage.transform import resize
 
-from pneumonai.networks.nets import VGG, DSPPCIDNet, FUSAResNet, MobileNetV2, ResNet
+from pneumonai.networks.nets import (
+    BCNN,
+    VGG,
+    BackboneUNet,
+    DSPPCIDNet,
+    FPNClassifier,
+    FUSAResNet,
+    MANet,
+    MobileNetV2,
+    ResNet,
+    UNetClassifier,
+)
 from pneumonai.networks.pretrained import PretrainedWeightsError, load_torchvision_weights
 
 IMAGENET = Path(__file__).resolve().parents[2].parent / "shared/data/imagenet_mobilenet_v2/mobilenet_v2.pt"
@@ -98,6 +109,60 @@ def test_a_network_with_a_backbone_loads_into_it(saved):
     assert left == [name for name, _ in network.named_parameters() if not name.startswith("backbone.")]
     assert torch.equal(network.backbone.layer4[1].conv2.weight, state["layer4.1.conv2.weight"])
     torch.testing.assert_close(network.backbone.conv1.weight, state["conv1.weight"].sum(1, keepdim=True))
+
+
+BACKBONES = FAMILIES | {"fusa": partial(FUSAResNet, depth=18, base_channels=2)}
+NESTED = {
+    "dspp_cid": lambda backbone: DSPPCIDNet(2, 1, 2, backbone=backbone, width=4),
+    "without modules": lambda backbone: DSPPCIDNet(2, 1, 2, backbone=backbone, stages=(), cid=False),
+    "unet": lambda backbone: BackboneUNet(2, 1, 2, backbone=backbone, decoder_channels=(4, 4, 4, 4, 4)),
+    "unet classifier": lambda backbone: UNetClassifier(2, 1, 2, backbone=backbone),
+    "fpn classifier": lambda backbone: FPNClassifier(2, 1, 2, backbone=backbone),
+}
+
+
+@pytest.mark.parametrize("nest", NESTED)
+@pytest.mark.parametrize("family", BACKBONES)
+def test_every_backbone_loads_inside_every_network_that_carries_one(family, nest, saved):
+    plain = "resnet" if family == "fusa" else family
+    state = random_state(FAMILIES[plain](2, 3, 10))
+    network = NESTED[nest](BACKBONES[family](2, 1, 0))
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    left = load_torchvision_weights(network, saved(state))
+    names = [name for name, _ in network.named_parameters()]
+    assert left == [name for name in names if not name.startswith("backbone.") or ".attention." in name]
+    for name, tensor in network.state_dict().items():
+        if not name.startswith("backbone.") or ".attention." in name:
+            assert torch.equal(tensor, before[name]), name
+            continue
+        given = state[name.removeprefix("backbone.")]
+        torch.testing.assert_close(tensor, given.sum(1, keepdim=True) if given.shape != tensor.shape else given)
+
+
+@pytest.mark.parametrize("network", [BCNN, MANet])
+def test_the_backbone_of_a_named_network_loads_too(network, saved):
+    state = random_state(ResNet(2, 3, 10, depth=18))
+    small = network(2, 1, 2, backbone="resnet18")
+    left = load_torchvision_weights(small, saved(state))
+    assert left == [name for name, _ in small.named_parameters() if not name.startswith("backbone.")]
+    assert torch.equal(small.backbone.layer4[1].conv2.weight, state["layer4.1.conv2.weight"])
+
+
+@pytest.mark.parametrize(("classes", "left"), [(10, []), (2, ["backbone.fc.weight", "backbone.fc.bias"])])
+def test_a_backbone_that_keeps_its_classifier_takes_it_where_the_classes_agree(classes, left, saved):
+    state = random_state(ResNet(2, 3, 10, depth=18))
+    network = DSPPCIDNet(2, 1, classes, backbone="resnet18", stages=(), cid=False)
+    assert load_torchvision_weights(network, saved(state)) == left
+    assert torch.equal(network.backbone.fc.weight, state["fc.weight"]) == (not left)
+
+
+def test_another_family_inside_a_network_is_refused_with_what_is_missing(saved):
+    network = DSPPCIDNet(2, 1, 2, backbone=FAMILIES["mobilenet"](2, 1, 0), width=4)
+    path = saved(random_state(RESNET(2, 3, 10)))
+    wanted = sum(not name.endswith("num_batches_tracked") for name in network.backbone.state_dict())
+    unchanged_and_refused(
+        network, path, "not those of MobileNetV2", f"{wanted} missing in the file: features.0.0.weight"
+    )
 
 
 def test_half_precision_and_files_without_counts_of_batches_load(saved):
