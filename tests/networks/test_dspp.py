@@ -50,6 +50,21 @@ def test_every_position_of_every_map_reaches_the_output(stages, size):
         assert (part.grad > 0).all()
 
 
+@pytest.mark.parametrize("stages", [(4, 5, 6), (5, 6), (6,)])
+def test_a_change_at_any_position_of_any_map_changes_the_fused_output(stages):
+    module = positive_module([STRIDES[stage] for stage in stages])
+    features = maps([STRIDES[stage] for stage in stages], (96, 70))
+    before = module(features)[:, :2]
+    for index, part in enumerate(features):
+        positions = part[0, 0].numel()
+        changed = part.repeat(positions, 1, 1, 1).flatten(2)
+        changed[torch.arange(positions), 1, torch.arange(positions)] += 1
+        repeated = [other.repeat(positions, 1, 1, 1) for other in features]
+        repeated[index] = changed.unflatten(2, part.shape[2:])
+        difference = (module(repeated)[:, :2] - before).abs().amax(dim=(1, 2, 3))
+        assert (difference > 1e-4).all()
+
+
 def test_every_position_reaches_the_output_where_a_backbone_rounds_down():
     """VGG's stages at 250 x 250 are 31, 15 and 7 positions a side: the last window of 31 is cut, its taps are not."""
     module = positive_module([8, 16, 32])

@@ -1,13 +1,21 @@
+import importlib.util
+import inspect
 import itertools
+import re
+import sys
+import textwrap
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
+from monai.bundle import ConfigParser
 from random_networks import randomise
 from torch import nn
 
 from pneumonai.networks.nets import VGG, DSPPCIDNet, MobileNetV2, ResNet
 
+README = Path(__file__).resolve().parents[2] / "README.md"
 ABLATION = list(itertools.product([(), (6,), (5, 6), (4, 5, 6)], [False, True]))
 SMALL = {
     "resnet18": partial(ResNet, 2, 1, 0, depth=18, base_channels=2),
@@ -15,24 +23,35 @@ SMALL = {
 }
 
 
-class Small(nn.Module):
-    """A backbone of the user's own, as the class docstring shows it."""
+@pytest.fixture(scope="module")
+def example(tmp_path_factory):
+    """The README's example as a module: ``Small``, ``network``, ``logits``; TorchScript wants its source in a file."""
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
+    (code,) = [block for block in blocks if "DSPPCIDNet" in block]
+    path = tmp_path_factory.mktemp("readme") / "readme_example.py"
+    path.write_text(code, encoding="utf-8")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
-    out_channels = (16, 32, 64)
 
-    def __init__(self, in_channels):
-        super().__init__()
-        self.stage_4 = torch.nn.Conv2d(in_channels, 16, 9, stride=8, padding=4)
-        self.stage_5 = torch.nn.Conv2d(16, 32, 3, stride=2, padding=1)
-        self.stage_6 = torch.nn.Conv2d(32, 64, 3, stride=2, padding=1)
+def test_the_readme_s_backbone_runs_and_is_the_docstring_s(example):
+    assert example.logits.shape == (4, 2)
+    assert example.network.dspp.out_channels == 256 + 64
+    (documented,) = re.findall(
+        r"::\n\n(    class Small.*)\n\n\n    +network = ", inspect.cleandoc(DSPPCIDNet.__doc__), flags=re.DOTALL
+    )
+    assert textwrap.dedent(documented) in README.read_text(encoding="utf-8")
 
-    def forward_features(self, x):
-        stage_4 = self.stage_4(x).relu()
-        stage_5 = self.stage_5(stage_4).relu()
-        return stage_4, stage_5, self.stage_6(stage_5).relu()
 
-    def forward(self, x):
-        return self.forward_features(x)[2]
+def test_a_bundle_s_config_takes_the_readme_s_backbone_as_a_target(example, monkeypatch):
+    monkeypatch.setitem(sys.modules, "readme_example", example)
+    backbone = {"_target_": "readme_example.Small", "in_channels": 1}
+    config = {"_target_": "pneumonai.networks.nets.DSPPCIDNet", "spatial_dims": 2, "in_channels": 1, "num_classes": 3}
+    network = ConfigParser({"network_def": config | {"backbone": backbone}}).get_parsed_content("network_def")
+    assert type(network.backbone) is example.Small
+    assert network(torch.rand(1, 1, 64, 64)).shape == (1, 3)
 
 
 def counted(**options):
@@ -103,15 +122,15 @@ def test_scripted_and_exported_agree_with_eager(backbone):
         torch.testing.assert_close(other(x), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_parts_that_are_left_out_are_scripted_too():
+def test_parts_that_are_left_out_are_scripted_too(example):
     for stages, cid in [((), False), ((), True), ((6,), False)]:
-        network = randomise(DSPPCIDNet(2, 1, 3, backbone=Small(1), stages=stages, cid=cid, width=4))
+        network = randomise(DSPPCIDNet(2, 1, 3, backbone=example.Small(1), stages=stages, cid=cid, width=4))
         x = torch.randn(1, 1, 64, 64)
         torch.testing.assert_close(torch.jit.script(network)(x), network(x), rtol=1e-5, atol=1e-5)
 
 
-def test_a_backbone_of_ones_own_plugs_in():
-    network = randomise(DSPPCIDNet(2, 1, 2, backbone=Small(1), width=8))
+def test_a_backbone_of_ones_own_plugs_in(example):
+    network = randomise(DSPPCIDNet(2, 1, 2, backbone=example.Small(1), width=8))
     x = torch.randn(2, 1, 64, 64)
     assert network(x).shape == (2, 2)
     assert network.dspp.out_channels == 72
@@ -139,6 +158,6 @@ def test_volumes_work():
         ({"width": 0}, "width must be at least 1, got 0"),
     ],
 )
-def test_bad_arguments_are_refused_in_words(options, message):
+def test_bad_arguments_are_refused_in_words(options, message, example):
     with pytest.raises(ValueError, match=message):
-        DSPPCIDNet(**{"spatial_dims": 2, "in_channels": 1, "num_classes": 2, "backbone": Small(1), **options})
+        DSPPCIDNet(**{"spatial_dims": 2, "in_channels": 1, "num_classes": 2, "backbone": example.Small(1), **options})
