@@ -29,6 +29,8 @@ from pneumonai.pipeline.weights import load_weights
 
 CONFIGS = ("metadata.json", "inference.json", "train.json", "evaluate.json", "multi_gpu_train.json", "logging.conf")
 OTHER_FILES = ("docs/README.md", "docs/data_license.txt", "LICENSE", "models/model.pt")
+# A preprocessing that names the transform finds the lungs with weights of its own, so that the bundle runs alone.
+LUNGS_BY_NETWORK, LUNG_WEIGHTS = "PictureLungSegmentd", "models/lungs.pt"
 # What MONAI's schema of 20240725 requires, and the changelog that its text asks for.
 METADATA_KEYS = (
     "schema",
@@ -92,6 +94,9 @@ def verify(bundle: Bundle, *, schema: Path | None = None) -> Iterator[Check]:
 def check_files(bundle: Bundle) -> None:
     """Configs, documents, licence and weights are there and not empty."""
     wanted = [f"configs/{name}" for name in CONFIGS] + list(OTHER_FILES)
+    inference = bundle.root / "configs" / "inference.json"
+    if inference.is_file() and LUNGS_BY_NETWORK in inference.read_text(encoding="utf-8"):
+        wanted.append(LUNG_WEIGHTS)
     missing = [name for name in wanted if not (bundle.root / name).is_file() or not (bundle.root / name).stat().st_size]
     if missing:
         raise BundleError(bundle.name, f"lacks {', '.join(missing)}")
@@ -128,7 +133,7 @@ def check_metadata(bundle: Bundle, schema: Path | None) -> None:
 
 def check_size_and_paths(bundle: Bundle) -> None:
     """The weights are within the budget, and no text file names a folder of somebody's machine."""
-    size = bundle.weights.stat().st_size
+    size = sum(path.stat().st_size for path in bundle_files(bundle.root) if path.suffix == ".pt")
     if size > WEIGHTS_LIMIT_BYTES:
         raise BundleError(bundle.name, f"its weights have {size / 1e6:.1f} MB, over {WEIGHTS_LIMIT_BYTES / 1e6:.0f} MB")
     for path in bundle_files(bundle.root):
@@ -234,7 +239,8 @@ def check_inference(bundle: Bundle, scratch: Path, *, inside: bool) -> None:
     if len(rows) != 1:
         raise BundleError(bundle.name, f"predictions.csv has {len(rows)} rows for one study")
     if bundle.is_segmentation:
-        if not 0 <= float(rows[0]["infection_percent"]) <= 100 or len(list(output.glob("*_infection.*"))) != 1:
+        size, masks = ("right_percent", "_lungs") if bundle.marks_lungs else ("infection_percent", "_infection")
+        if not 0 <= float(rows[0][size]) <= 100 or len(list(output.glob(f"*{masks}.*"))) != 1:
             raise BundleError(bundle.name, "it wrote no mask, or one without a size in predictions.csv")
         return
     total = sum(float(rows[0][f"p_{name}"]) for name in bundle.class_names)
@@ -261,7 +267,7 @@ def made_dataset(bundle: Bundle, scratch: Path) -> Path:
     else:
         pictures = write_slices(phantom, made) if bundle.input_kind is InputKind.SLICE else write_xray(phantom, made)
         image = pictures[len(pictures) // 2] if bundle.input_kind is InputKind.SLICE else pictures[0]
-        mask = made / f"{image.stem}_infection.png"
+        mask = made / f"{image.stem}_{'lungs' if bundle.marks_lungs else 'infection'}.png"
     (folder / "studies").mkdir()
     image = image.rename(folder / "studies" / image.name)
     item: dict[str, Any] = {"image": f"studies/{image.name}", "mask": f"made/{mask.name}", "patient_id": "made"}

@@ -137,7 +137,9 @@ class Model:
         """
         if self._lungs is not None:
             lungs = self._lungs.answer(self._lungs.prepare(study)).lungs
-            return None if lungs is None else (lungs, lungs_not_found(lungs))
+            if lungs is None or not lungs.any():
+                raise StudyError(study.id, "no lungs found in the picture", "send a frontal chest X-ray, or a mask")
+            return lungs, lungs_not_found(lungs)
         for transform in self.preprocessing.transforms:
             if isinstance(transform, PictureLungSegmentd):
                 try:

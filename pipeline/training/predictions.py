@@ -52,11 +52,11 @@ class PredictionsWriter:
             probabilities = output["pred"].flatten().tolist()
             label = item.get("label")
             if self.metrics and label is None:
-                raise ManifestError(_source(item), "has no label", "scores need one at every item")
+                raise ManifestError(source_of(item), "has no label", "scores need one at every item")
             self._rows.append(
                 {
-                    "image": _source(item),
-                    "patient_id": _patient(item),
+                    "image": source_of(item),
+                    "patient_id": patient_of(item),
                     "label": "" if label is None else self.class_names[int(label)],
                     "pred": self.class_names[max(range(len(probabilities)), key=probabilities.__getitem__)],
                 }
@@ -65,7 +65,7 @@ class PredictionsWriter:
 
     def _write(self) -> None:
         columns = [*_COLUMNS, *map("p_{}".format, self.class_names)]
-        _write_csv(self.output_dir / "predictions.csv", columns, self._rows)
+        write_rows(self.output_dir / "predictions.csv", columns, self._rows)
         if self.metrics:
             labels = [self.class_names.index(row["label"]) for row in self._rows]
             probabilities = np.array([[row[f"p_{name}"] for name in self.class_names] for row in self._rows])
@@ -114,7 +114,7 @@ class SegmentationPredictionsWriter:
 
     def _collect(self, engine: Engine) -> None:
         for item, output in zip(engine.state.batch, engine.state.output, strict=True):
-            image, patient = _source(item), _patient(item)
+            image, patient = source_of(item), patient_of(item)
             marked = _mask(output["pred"])
             spacing = _spacing(output["pred"], item["image"])
             row: dict[str, Any] = {"image": image, "patient_id": patient}
@@ -146,7 +146,7 @@ class SegmentationPredictionsWriter:
             self._rows.append(row)
 
     def _write(self) -> None:
-        _write_csv(self.output_dir / "predictions.csv", _SEGMENTATION_COLUMNS, self._rows)
+        write_rows(self.output_dir / "predictions.csv", _SEGMENTATION_COLUMNS, self._rows)
         if self.metrics:
             write_report(self._scores.report(), self.output_dir)
 
@@ -258,21 +258,23 @@ def _row_probabilities(row: dict[str, Any], where: str, class_names: Sequence[st
     return values
 
 
-def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
+def write_rows(path: Path, columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
+    """Write a CSV file, whole or not at all; what a row lacks is empty."""
     with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)
 
 
-def _source(item: dict[str, Any]) -> str:
+def source_of(item: dict[str, Any]) -> str:
     """The file that an item came from: its ``source``, or what the image tensor still knows of it."""
     image = item["image"]
     known = str(image.meta.get("filename_or_obj", "")) if isinstance(image, MetaTensor) else ""
     return str(item.get("source") or known)
 
 
-def _patient(item: dict[str, Any]) -> str:
+def patient_of(item: dict[str, Any]) -> str:
+    """An item's patient, else its group (pictures that belong together); empty where unknown."""
     return str(item.get("patient_id") or item.get("group") or "")
 
 
@@ -306,14 +308,18 @@ def _slice_axis(prediction: Any) -> int:
     return int(np.flatnonzero(turn[:, 0] == 0)[0])
 
 
+def mask_name(image: str, taken: Sequence[str]) -> str:
+    """How an image's masks are named: after it; a name that an image before it has gets a number."""
+    name = study_name(image or "image")
+    clashes = sum(study_name(other or "image") == name for other in taken)
+    return f"{name}-{clashes + 1}" if clashes else name
+
+
 def _write_mask(folder: Path, image: str, prediction: Any, taken: Sequence[str]) -> None:
-    """A predicted mask, named after its image; a name that another image has already gets a number."""
     import nibabel as nib
     from PIL import Image
 
-    name = study_name(image or "image")
-    clashes = sum(study_name(other or "image") == name for other in taken)
-    name = f"{name}-{clashes + 1}" if clashes else name
+    name = mask_name(image, taken)
     mask = _mask(prediction).astype(np.uint8)
     if mask.ndim == 2:
         with whole_file(folder / f"{name}_infection.png") as temporary:
