@@ -1,0 +1,249 @@
+"""FUSA-ResUNet on COVID-SemiSeg: the recipe behind the shipped weights, and its score on outer folds.
+
+    python benchmarks/fusa_covid_semiseg.py PACKS --imagenet efficientnet-lite2.pth --output runs/semiseg --weights
+
+PACKS holds ``ct2d_infseg`` (50 slices, masks drawn by hand) and ``ct2d_infseg_pseudo`` (slices of volumes, masks made
+by Inf-Net). In each of five folds, near duplicates on one side:
+
+1. teacher: a U-Net on an ImageNet EfficientNet-Lite2, trained on the machine-made masks (once for all folds: they are
+   of other patients), then on the fold's 40 hand-made ones;
+2. the teacher marks slices whose masks were machine-made;
+3. student: FUSA-ResUNet, trained on the machine-made masks (once), then on the 40 hand-made and the teacher's together.
+
+Nothing is chosen on a fold that is held out: epochs are fixed, the last averaged weights are kept. ``--weights`` adds
+the run over all 50 slices whose student ships. What is done already is not done again. Several folds may run at once,
+each as its own process with ``--folds K`` and ``OMP_NUM_THREADS=1``; a call with all folds then prints the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pneumonai.pipeline.bundle import find_bundle
+
+BUNDLE = find_bundle("fusa_resunet_ct_segmentation").root
+CONFIGS = BUNDLE / "configs"
+TEACHER = CONFIGS / "unet_efficientnet_lite2.json"
+FOUR_MIRRORS = [[], [-1], [-2], [-2, -1]]
+TWO_MIRRORS = [[], [-1]]
+
+
+def monai(log: Path, configs: list[Path], **settings: Any) -> None:
+    """One ``monai.bundle run``; its output goes to the log."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    names = json.dumps([str(config) for config in configs])
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", names, "--bundle_root", str(BUNDLE)]
+    for name, value in ({"meta_file": CONFIGS / "metadata.json"} | settings).items():
+        command += [f"--{name}", str(value)]
+    with log.open("w") as file:
+        done = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False)
+    if done.returncode:
+        sys.exit(f"error: {log.parent}: monai.bundle failed; read {log}")
+
+
+def train(folder: Path, datalist: Path, epochs: int, *, teacher: bool = False, **settings: Any) -> Path:
+    """The weights of one training; unfinished ones go on."""
+    history = folder / "history.csv"
+    if not history.exists() or len(history.read_text().splitlines()) <= epochs:
+        monai(
+            folder / "log.txt",
+            [CONFIGS / "train.json", *([TEACHER] if teacher else [])],
+            dataset_dir="/",
+            datalist=datalist,
+            output_dir=folder,
+            max_epochs=epochs,
+            autocast="bfloat16",
+            resume=True,
+            **({"val_interval": epochs} | settings),
+        )
+    return folder / "model.pt"
+
+
+def mirrored(folder: Path, sides: list[list[int]], inferer: Any) -> Path:
+    """An overlay that mirrors slices at test time."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"mirrored_{len(sides)}.json"
+    kind = {"_target_": "pneumonai.pipeline.slice_inferers.MirroredInferer", "inferer": inferer, "mirrors": sides}
+    path.write_text(json.dumps({"inferer": kind}))
+    return path
+
+
+def score(folder: Path, weights: Path, datalist: Path, *, teacher: bool = False) -> None:
+    """``plain`` and ``mirrored``: the scores of the slices held out, without and with mirrors at test time."""
+    overlay = mirrored(folder, FOUR_MIRRORS, "$@inference.get_parsed_content('inferer')")
+    for name, more in (("plain", []), ("mirrored", [overlay])):
+        if not (folder / name / "metrics.json").exists():
+            configs = [CONFIGS / "evaluate.json", *([TEACHER] if teacher else []), *more]
+            settings = {"dataset_dir": "/", "datalist": datalist, "ckpt_path": weights, "output_dir": folder / name}
+            monai(folder / name / "log.txt", configs, **settings)
+
+
+def mark(folder: Path, weights: Path, slices: Path) -> None:
+    """The teacher's masks of the slices of a folder."""
+    if (folder / "predictions.csv").exists():
+        return
+    inferer = {"_target_": "SliceInferer", "roi_size": "@slice_size", "spatial_dim": 0, "sw_batch_size": 8}
+    configs = [CONFIGS / "inference.json", TEACHER, mirrored(folder.parent, TWO_MIRRORS, inferer)]
+    monai(folder.with_suffix(".log"), configs, dataset_dir=slices, output_dir=folder, ckpt_path=weights)
+
+
+def write_datalist(
+    path: Path, training: list[dict[str, Any]], validation: list[dict[str, Any]], test: list[dict[str, Any]]
+) -> Path:
+    """The file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"training": training, "validation": validation, "test": test}, indent=1))
+    return path
+
+
+def build_datalist(path: Path, pack: Path, rows: list[str], *options: str) -> dict[str, Any]:
+    """``pneumonai manifest build`` of a table; images and masks with their whole paths."""
+    if not path.exists():
+        table = path.with_suffix(".csv")
+        table.write_text("\n".join(["image,mask,patient_id", *rows]) + "\n")
+        pneumonai = Path(sys.executable).with_name("pneumonai")
+        command = [pneumonai, "manifest", "build", pack, "--from-csv", table, "--modality", "CT", "--output", path]
+        subprocess.run([*command, *options], check=True)
+    datalist = json.loads(path.read_text())
+    for part in ("training", "validation", "test"):
+        datalist[part] = [item | {key: str(pack / item[key]) for key in ("image", "mask")} for item in datalist[part]]
+    return datalist
+
+
+def machine_labelled(packs: Path, output: Path) -> tuple[Path, Path, Path]:
+    """Datalists of the volumes' slices, all and every second one, and a folder of every fourth, to be marked anew.
+
+    One volume in ten is held out for validation.
+    """
+    pack = packs / "ct2d_infseg_pseudo"
+    rows = []
+    for image in sorted((pack / "images").glob("*.jpg"), key=_volume_and_number):
+        # One patient's scan is there in two reconstructions.
+        volume = _volume_and_number(image)[0].replace("10_85902_3", "10_85902_1")
+        rows.append(f"images/{image.name},masks/{image.stem}.png,{volume}")
+    datalist = build_datalist(output / "machine_labelled.json", pack, rows, "--split", "9:1:0")
+    training = sorted(datalist["training"], key=lambda item: _volume_and_number(Path(item["image"])))
+    folder = output / "to_mark"
+    folder.mkdir(parents=True, exist_ok=True)
+    for item in training[::4]:
+        link = folder / Path(item["image"]).name
+        if not link.exists():
+            link.symlink_to(item["image"])
+    validation = datalist["validation"]
+    return (
+        write_datalist(output / "slices.json", training, validation, []),
+        write_datalist(output / "every_second_slice.json", training[::2], validation[::3], []),
+        folder,
+    )
+
+
+def _volume_and_number(image: Path) -> tuple[str, int]:
+    volume, number = image.stem.rsplit("_", 1)
+    return volume, int(number)
+
+
+def hand_labelled(packs: Path, output: Path) -> list[dict[str, Any]]:
+    """The 50 slices with their folds; near duplicates share one."""
+    pack = packs / "ct2d_infseg"
+    rows = [f"images/{image.name},masks/{image.name}," for image in sorted((pack / "images").glob("*.png"))]
+    options = ("--split", "folds=5", "--alike-together")
+    return build_datalist(output / "hand_labelled.json", pack, rows, *options)["training"]
+
+
+def one_fold(
+    fold: int | None, hand: list[dict[str, Any]], starts: dict[str, Path], slices: Path, arguments: argparse.Namespace
+) -> None:
+    """Teacher, its masks and student without the slices of a fold (None: with all), and their scores on those."""
+    folder = arguments.output / ("all" if fold is None else f"fold_{fold}")
+    known = [item for item in hand if item["fold"] != fold]
+    unknown = [item for item in hand if item["fold"] == fold]
+    datalist = write_datalist(folder / "hand.json", known, known[:1], unknown)
+    settings = {"learning_rate": 0.0005, "batch_size": 8, "average_decay": 0.98, "elastic_share": 0.5}
+    epochs = arguments.teacher_epochs
+    teacher = train(folder / "teacher", datalist, epochs, teacher=True, pretrained=starts["teacher"], **settings)
+    mark(folder / "labels", teacher, slices)
+    marked = [
+        {"image": str(image), "mask": str(folder / "labels" / f"{image.stem}_infection.png")}
+        for image in sorted(slices.iterdir())
+        if (folder / "labels" / f"{image.stem}_infection.png").exists()
+    ]
+    mixed = write_datalist(folder / "mixed.json", known * arguments.repeats + marked, known[:1], unknown)
+    settings = {"learning_rate": 0.001, "batch_size": 16, "average_decay": 0.98, "pretrained": starts["student"]}
+    student = train(folder / "student", mixed, arguments.student_epochs, **settings)
+    if unknown:
+        score(folder / "teacher_scores", teacher, datalist, teacher=True)
+        score(folder / "student_scores", student, datalist)
+
+
+def dice_table(output: Path, folds: list[int], groups: dict[str, str]) -> str:
+    """Mean Dice a slice over the outer folds, with a bootstrap interval over groups of alike slices."""
+    lines = [
+        "| | slices | Dice a slice | 95 % interval | precision | recall |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for network in ("teacher", "student"):
+        for mirrors in ("plain", "mirrored"):
+            rows: list[dict[str, str]] = []
+            for fold in folds:
+                path = output / f"fold_{fold}" / f"{network}_scores" / mirrors / "predictions.csv"
+                if path.exists():
+                    with path.open(newline="") as file:
+                        rows += csv.DictReader(file)
+            if rows:
+                lines.append(f"| {network}, {mirrors} | {len(rows)} | {_row(rows, groups)} |")
+    return "\n".join(lines)
+
+
+def _row(rows: list[dict[str, str]], groups: dict[str, str]) -> str:
+    by_group: dict[str, list[float]] = {}
+    for row in rows:
+        by_group.setdefault(groups[Path(row["image"]).name], []).append(float(row["dice"]))
+    pools = list(by_group.values())
+    generator = np.random.default_rng(0)
+    draws = generator.integers(len(pools), size=(2000, len(pools)))
+    means = [np.mean(np.concatenate([pools[index] for index in draw])) for draw in draws]
+    low, high = np.percentile(means, [2.5, 97.5])
+    mean = {key: np.mean([float(row[key]) for row in rows]) for key in ("dice", "precision", "recall")}
+    return f"{mean['dice']:.3f} | {low:.3f} to {high:.3f} | {mean['precision']:.3f} | {mean['recall']:.3f}"
+
+
+def main() -> None:
+    """Run what is missing and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("packs", type=Path, help="folder of ct2d_infseg and ct2d_infseg_pseudo")
+    parser.add_argument("--imagenet", type=Path, required=True, help="ImageNet weights of EfficientNet-Lite2")
+    parser.add_argument("--output", type=Path, default=Path("runs/fusa_covid_semiseg"))
+    parser.add_argument("--folds", type=int, nargs="*", default=list(range(5)))
+    parser.add_argument("--weights", action="store_true", help="also train on all 50 slices")
+    parser.add_argument("--stage_1_epochs", type=int, default=5)
+    parser.add_argument("--teacher_epochs", type=int, default=30)
+    parser.add_argument("--student_epochs", type=int, default=6)
+    parser.add_argument("--repeats", type=int, default=4, help="of the hand-labelled slices in an epoch of the student")
+    arguments = parser.parse_args()
+    arguments.packs, arguments.output = arguments.packs.resolve(), arguments.output.resolve()
+    os.environ["PNEUMONAI_PROGRESS"] = "0"
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    all_slices, every_second, to_mark = machine_labelled(arguments.packs, arguments.output)
+    hand = hand_labelled(arguments.packs, arguments.output)
+    epochs = arguments.stage_1_epochs
+    settings = {"learning_rate": 0.0005, "imagenet": arguments.imagenet.resolve(), "val_interval": 1}
+    starts = {
+        "teacher": train(arguments.output / "teacher", every_second, epochs, teacher=True, **settings),
+        "student": train(arguments.output / "student", all_slices, epochs, learning_rate=0.001, val_interval=1),
+    }
+    for fold in [*arguments.folds, *([None] if arguments.weights else [])]:
+        one_fold(fold, hand, starts, to_mark, arguments)
+    print(dice_table(arguments.output, arguments.folds, {Path(item["image"]).name: item["group"] for item in hand}))
+
+
+if __name__ == "__main__":
+    main()
