@@ -90,7 +90,7 @@ class Model:
             )
             self.postprocessing = config.get_parsed_content("postprocessing")
         except Exception as error:
-            named = our_error(error) or error
+            named = our_error(error) or last_cause(error)
             raise BundleError(bundle.name, f"its inference.json does not work ({named})", "check the config") from error
         load_weights(self.network, bundle.weights, subject=bundle.name)
         self.weights_sha256 = weights_sha256(bundle.weights)
@@ -247,14 +247,19 @@ def study_error(study: str, error: BaseException) -> StudyError:
     ours = our_error(error)
     if isinstance(ours, StudyError):
         return ours
-    cause: BaseException = error
-    while cause.__cause__ is not None:
-        cause = cause.__cause__
+    cause = last_cause(error)
     if isinstance(cause, ValueError):
         return StudyError(study, str(cause).rstrip("."), "look at it with `pneumonai inspect`")
     if isinstance(cause, MemoryError):
         return StudyError(study, "not enough memory", "close other programs, or use a larger machine")
     return StudyError(study, f"could not be answered ({type(cause).__name__}: {cause})", "run again with --debug")
+
+
+def last_cause(error: BaseException) -> BaseException:
+    """Where a chain of causes began: MONAI wraps what a transform or a config raises."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 @contextmanager

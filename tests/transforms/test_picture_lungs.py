@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from dark_lungs_network import DarkLungsNetwork
 from monai.data import MetaTensor
 from PIL import Image
-from torch import nn
 
 from pneumonai.transforms import LungsNotFoundError, PictureLungSegment, PictureLungSegmentd, split_lungs
 
@@ -75,19 +75,6 @@ def test_real_masks_are_in_two_parts() -> None:
         assert 0.25 < share < 0.75
 
 
-class Sides(nn.Module):
-    """Logits that call what is darker than a threshold a lung, right or left by place."""
-
-    def __init__(self, threshold: float = 0.4) -> None:
-        super().__init__()
-        self.threshold = nn.Parameter(torch.tensor([threshold]))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        dark = 50 * (self.threshold - x)
-        left = torch.linspace(-50, 50, x.shape[-1]).expand_as(x)
-        return torch.cat([-dark, dark - left.clamp(min=0), dark + left.clamp(max=0)], dim=1)
-
-
 def picture_of(labels: np.ndarray) -> np.ndarray:
     return np.where(labels > 0, 30.0, 200.0).astype(np.float32)[None]
 
@@ -101,7 +88,7 @@ def test_the_map_lies_on_the_pictures_grid(kind: type) -> None:
     given = (
         picture if kind is np.ndarray else torch.from_numpy(picture) if kind is torch.Tensor else MetaTensor(picture)
     )
-    found = PictureLungSegment(Sides(), size=(128, 128))(given)
+    found = PictureLungSegment(DarkLungsNetwork(), size=(128, 128))(given)
     assert type(found) is kind and found.shape == picture.shape
     map_ = np.asarray(found)[0]
     assert map_.dtype == np.uint8
@@ -110,21 +97,23 @@ def test_the_map_lies_on_the_pictures_grid(kind: type) -> None:
 
 
 def test_weights_come_from_a_file(tmp_path: Path) -> None:
-    torch.save({name: tensor.half() for name, tensor in Sides(0.4).state_dict().items()}, tmp_path / "lungs.pt")
-    segment = PictureLungSegment(Sides(-1.0), tmp_path / "lungs.pt")
+    torch.save(
+        {name: tensor.half() for name, tensor in DarkLungsNetwork(0.4).state_dict().items()}, tmp_path / "lungs.pt"
+    )
+    segment = PictureLungSegment(DarkLungsNetwork(-1.0), tmp_path / "lungs.pt")
     assert segment.network.threshold.dtype == torch.float32
     assert segment(picture_of(two_lungs())).max() == 2
     with pytest.raises(ValueError, match=r"there is no weights file .*none.pt for the lungs"):
-        PictureLungSegment(Sides(), tmp_path / "none.pt")
+        PictureLungSegment(DarkLungsNetwork(), tmp_path / "none.pt")
     (tmp_path / "bad.pt").write_bytes(b"no weights")
     torch.save({"other": torch.zeros(1)}, tmp_path / "other.pt")
     for name in ("bad.pt", "other.pt"):
         with pytest.raises(ValueError, match=f"{name} is corrupt or no weights of the lungs' network"):
-            PictureLungSegment(Sides(), tmp_path / name)
+            PictureLungSegment(DarkLungsNetwork(), tmp_path / name)
 
 
 def test_no_lungs_and_one_lung() -> None:
-    segment = PictureLungSegmentd("image", Sides())
+    segment = PictureLungSegmentd("image", DarkLungsNetwork())
     with pytest.raises(LungsNotFoundError, match="no lungs found in the picture"):
         segment({"image": torch.full((1, 80, 80), 250.0)})
     image = MetaTensor(torch.from_numpy(picture_of(np.where(two_lungs() == 1, 1, 0))))
@@ -133,6 +122,6 @@ def test_no_lungs_and_one_lung() -> None:
     given = torch.ones(1, 60, 80)
     assert segment({"image": image, "lungs": given})["lungs"] is given
     with pytest.raises(ValueError, match="needs one key"):
-        PictureLungSegmentd(["image", "other"], Sides())
+        PictureLungSegmentd(["image", "other"], DarkLungsNetwork())
     with pytest.raises(ValueError, match=r"shape \[1, H, W\], got \[80, 80\]"):
-        PictureLungSegment(Sides())(np.zeros((80, 80)))
+        PictureLungSegment(DarkLungsNetwork())(np.zeros((80, 80)))
