@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pneumonai.pipeline.outputs.files import whole_file
 from pneumonai.pipeline.outputs.views import (
+    LUNGS,
     MASK_OPACITY,
     Display,
     Region,
@@ -102,13 +103,20 @@ def draw_plane(display: Display, plane: View, index: int) -> Image.Image:
         alpha = (coloured[..., 3] * HEAT_OPACITY).astype(np.uint8)
         tile.paste(Image.fromarray(np.ascontiguousarray(coloured[..., :3])), mask=Image.fromarray(alpha))
     if display.regions:
-        codes = Image.fromarray(display.region_codes(lambda whole: plane_of(whole, plane, index)))
-        codes_shown = np.asarray(codes.resize(size, Image.Resampling.NEAREST))
-        for region in display.regions:
-            mask = (codes_shown == region.code) * np.uint8(round(255 * MASK_OPACITY))
-            tile.paste(region.rgb, mask=Image.fromarray(mask))
+        _colour(tile, display.region_codes(lambda whole: plane_of(whole, plane, index)), display.regions, MASK_OPACITY)
+    elif plane.name == "picture" and display.lungs is not None and display.heat_map is None:
+        _colour(tile, plane_of(display.lungs, plane, index), LUNGS, MASK_OPACITY / 2)
     _mark(tile, plane, index, display.image.shape[plane.axis])
     return tile
+
+
+def _colour(tile: Image.Image, codes: np.ndarray, regions: tuple[Region, ...], opacity: float) -> None:
+    """Lay regions over a plane, by their codes at the plane's own size."""
+    resized = Image.fromarray(np.ascontiguousarray(codes)).resize(tile.size, Image.Resampling.NEAREST)
+    shown = np.asarray(resized)
+    for region in regions:
+        mask = (shown == region.code) * np.uint8(round(255 * opacity))
+        tile.paste(region.rgb, mask=Image.fromarray(mask))
 
 
 def _mark(tile: Image.Image, plane: View, index: int, count: int) -> None:

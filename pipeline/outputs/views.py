@@ -73,6 +73,13 @@ AGREEMENT = (
 """How the infection is coloured without and with a truth."""
 
 
+LUNGS = (
+    Region(1, (64, 224, 208), "turquoise", "right lung"),
+    Region(2, (255, 170, 64), "orange", "left lung"),
+)
+"""How the lungs of a picture are coloured where nothing else is laid over it; the codes are the labels."""
+
+
 @dataclass(frozen=True)
 class Display:
     """A study's arrays in display order: ``[slice (feet to head), row (to posterior), column (to the left)]``.

@@ -54,6 +54,20 @@ def test_a_picture_gives_one_overlay_of_its_own_size(tmp_path: Path) -> None:
     assert green > red + 50
 
 
+def test_lungs_alone_are_coloured_right_and_left(tmp_path: Path) -> None:
+    grey, lungs = np.full((40, 60), 100, np.uint8), np.zeros((40, 60), np.uint8)
+    lungs[10:30, 5:25], lungs[10:30, 35:55] = 1, 2
+    study = Study("xray", "xray.png", Modality.CXR, InputKind.PICTURE, grey, np.eye(4))
+    write_pictures(study, Maps(lungs=lungs), tmp_path)
+    drawn = np.asarray(Image.open(tmp_path / "pictures" / "overlay.png")).astype(int)
+    right, left, beside = drawn[20, 15], drawn[20, 45], drawn[5, 30]
+    assert beside.tolist() == [100, 100, 100]
+    assert right[1] > right[0] + 20 and left[0] > left[2] + 20  # turquoise, orange
+    heat = np.zeros_like(lungs)
+    write_pictures(study, Maps(lungs=lungs, heat_map=heat), tmp_path)
+    assert len(np.unique(np.asarray(Image.open(tmp_path / "pictures" / "overlay.png"))[20, 15])) == 1
+
+
 def test_true_and_false_positives_and_false_negatives_have_their_colours(tmp_path: Path) -> None:
     study = volume()
     infection, truth = np.zeros(study.image.shape, np.uint8), np.zeros(study.image.shape, np.uint8)
