@@ -66,13 +66,14 @@ class PretrainedWeightsError(ValueError):
 def load_torchvision_weights(network: nn.Module, path: str | Path) -> list[str]:
     """Load a weights file with torchvision's names into a 2D network of this package, in place.
 
-    A network with a ``backbone`` (D-SPP + CID) loads into that. The last linear layer is left as it is where the file
+    A network with a ``backbone`` loads into that. The last linear layer is left as it is where the file
     has another number of classes, as are modules that torchvision's networks lack (FUSA, D-SPP, CID). For a network
     with one input channel the first convolution's input planes are summed, so that a grey picture gives what it
     would give as three equal planes. Files without BN's ``num_batches_tracked``, as old ones are, load too.
 
     Args:
-        network: ResNet, VGG, MobileNetV2, InceptionV3, FUSA-ResNet, or a network that has one of them as ``backbone``.
+        network: ResNet, VGG, MobileNetV2, InceptionV3, FUSA-ResNet, or a network that has one of them as ``backbone``,
+            as D-SPP + CID, the U-Nets and MA-Net do.
         path: a file of ``torch.save`` with a state dict; read with ``weights_only=True``, so that it runs no code.
 
     Returns:

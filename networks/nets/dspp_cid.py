@@ -67,6 +67,9 @@ class DSPPCIDNet(nn.Module):
 
     Raises:
         ValueError: when an argument is none of these.
+
+    Attributes:
+        stage_6: the identity on the backbone's last map, before the modules; explainers read it there.
     """
 
     def __init__(
@@ -90,7 +93,6 @@ class DSPPCIDNet(nn.Module):
         self.keeps_classifier = isinstance(backbone, str) and not chosen and not cid
         self.backbone = build_backbone(backbone, spatial_dims, in_channels, num_classes if self.keeps_classifier else 0)
         widths = dict(zip(STAGE_STRIDES, self.backbone.out_channels, strict=True))
-        # The backbone's last map passes through here, where an explainer can catch it before the modules change it.
         self.stage_6 = nn.Identity()
         self.stages = chosen
         self.dspp: DSPP | None = None
