@@ -162,8 +162,9 @@ class _Patterns:
 def _patterns() -> _Patterns:
     """The families: each varies in place, size and shape of lungs and body."""
     middles, downs = (-0.12, 0, 0.12), (0.38, 0.47)
+    turned = ((-1, 1), (0.3, 1), (0.3, 0.45), (0.15, 0.4, 0.7))
     frontal = product(middles, (0.38, 0.48), (0.26, 0.36), downs, (0.28, 0.36, 0.42), (0.85, 1.4), (0, 1))
-    lateral = product(middles, (0.4, 0.55), downs, (0.3, 0.38), (0.65, 0.85, 1.3), (-1, 1), (0.3, 1), (0.3, 0.45))
+    lateral = product(middles, (0.4, 0.55), downs, (0.3, 0.38), (0.65, 0.85, 1.3), *turned)
     slices = product((-0.1, 0, 0.1), (0.75, 0.9, 1.05, 1.3), (0.3, 0.37, 0.45, 0.53, 0.65), (0.85, 1.05), (0.6, 0.9))
     return _Patterns(
         _unit([_frontal(*values) for values in frontal]),
@@ -210,15 +211,23 @@ def _frontal(
 
 
 def _lateral(
-    middle: float, width: float, down: float, height: float, body: float, face: int, heart: float, lung: float
+    middle: float,
+    width: float,
+    down: float,
+    height: float,
+    body: float,
+    face: int,
+    heart: float,
+    lung: float,
+    slope: float,
 ) -> np.ndarray:
     """One dark lung, the heart low in front of it, the abdomen's dome below; ``face`` is the side of the front."""
     reach = (np.abs(_DOWN - down) / height) ** 3 - 1
     picture = 0.45 + 0.45 * _DOWN - lung * _inside(((_ACROSS - middle) / width) ** 2 + reach, 0.3)
     front, low = middle + 0.3 * face * width, down + 0.35 * height
     picture += 0.25 * heart * _ellipse(front, low, 0.5 * width, 0.45 * height, 0.25)
-    dome = down + height - 0.15 - 0.15 * face * (_ACROSS - middle)
-    picture += 0.2 * _inside(-(_DOWN - dome) / 0.05, 1)
+    dome = down + height - 0.15 - slope * face * (_ACROSS - middle)
+    picture += 0.25 * _inside(-(_DOWN - dome) / 0.05, 1)
     return picture * _inside((np.abs(_ACROSS - middle) - body) / 0.08, 1)
 
 

@@ -23,7 +23,7 @@ TURNS = {1: Appearance.TURNED_LEFT, 2: Appearance.UPSIDE_DOWN, 3: Appearance.TUR
 
 @cache
 def phantom_of(kind: str) -> Phantom:
-    return make_phantom(kind, 7, shape=(96, 96, 48))
+    return make_phantom(kind, 7, shape=(128, 128, 64))
 
 
 @cache
