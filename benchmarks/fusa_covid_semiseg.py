@@ -6,9 +6,10 @@ PACKS holds ``ct2d_infseg`` (50 slices, masks drawn by hand) and ``ct2d_infseg_p
 by Inf-Net). In each of five folds, near duplicates on one side:
 
 1. teacher: a U-Net on an ImageNet EfficientNet-Lite2, trained on the machine-made masks (once for all folds: they are
-   of other patients), then on the fold's 40 hand-made ones;
+   of other patients), then on the fold's 40 hand-made ones (two stages);
 2. the teacher marks slices whose masks were machine-made;
-3. student: FUSA-ResUNet, trained on the machine-made masks (once), then on the 40 hand-made and the teacher's together.
+3. student: FUSA-ResUNet, trained on the machine-made masks (once), then on the 40 hand-made and the teacher's together
+   (stage 1), then on the hand-made alone (stage 2).
 
 Nothing is chosen on a fold that is held out: epochs are fixed, the last averaged weights are kept. ``--weights`` adds
 the run over all 50 slices whose student ships. What is done already is not done again. Several folds may run at once,
@@ -167,21 +168,29 @@ def one_fold(
     known = [item for item in hand if item["fold"] != fold]
     unknown = [item for item in hand if item["fold"] == fold]
     datalist = write_datalist(folder / "hand.json", known, known[:1], unknown)
-    settings = {"learning_rate": 0.0005, "batch_size": 8, "average_decay": 0.98, "elastic_share": 0.5}
-    epochs = arguments.teacher_epochs
-    teacher = train(folder / "teacher", datalist, epochs, teacher=True, pretrained=starts["teacher"], **settings)
-    mark(folder / "labels", teacher, slices)
+    averaged = {"average_decay": 0.98}
+    settings = averaged | {"elastic_share": 0.5, "teacher": True}
+    weights = starts["teacher"]
+    # Half of the batch halves what a step sees and doubles the steps.
+    for stage, rate, size in ((1, 0.0005, 8), (2, 0.0004, 4)):
+        stage_settings = settings | {"pretrained": weights, "learning_rate": rate, "batch_size": size}
+        weights = train(folder / f"teacher_{stage}", datalist, arguments.teacher_epochs, **stage_settings)
+        if unknown:
+            score(folder / f"teacher_{stage}_scores", weights, datalist, teacher=True)
+    mark(folder / "labels", weights, slices)
     marked = [
         {"image": str(image), "mask": str(folder / "labels" / f"{image.stem}_infection.png")}
         for image in sorted(slices.iterdir())
         if (folder / "labels" / f"{image.stem}_infection.png").exists()
     ]
     mixed = write_datalist(folder / "mixed.json", known * arguments.repeats + marked, known[:1], unknown)
-    settings = {"learning_rate": 0.001, "batch_size": 16, "average_decay": 0.98, "pretrained": starts["student"]}
-    student = train(folder / "student", mixed, arguments.student_epochs, **settings)
-    if unknown:
-        score(folder / "teacher_scores", teacher, datalist, teacher=True)
-        score(folder / "student_scores", student, datalist)
+    weights = starts["student"]
+    stages = ((1, mixed, arguments.mixed_epochs, 0.001, 8), (2, datalist, arguments.student_epochs, 0.0005, 4))
+    for stage, items, epochs, rate, size in stages:
+        stage_settings = averaged | {"pretrained": weights, "learning_rate": rate, "batch_size": size}
+        weights = train(folder / f"student_{stage}", items, epochs, **stage_settings)
+        if unknown:
+            score(folder / f"student_{stage}_scores", weights, datalist)
 
 
 def dice_table(output: Path, folds: list[int], groups: dict[str, str]) -> str:
@@ -190,7 +199,7 @@ def dice_table(output: Path, folds: list[int], groups: dict[str, str]) -> str:
         "| | slices | Dice a slice | 95 % interval | precision | recall |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
-    for network in ("teacher", "student"):
+    for network in ("teacher_1", "teacher_2", "student_1", "student_2"):
         for mirrors in ("plain", "mirrored"):
             rows: list[dict[str, str]] = []
             for fold in folds:
@@ -199,7 +208,7 @@ def dice_table(output: Path, folds: list[int], groups: dict[str, str]) -> str:
                     with path.open(newline="") as file:
                         rows += csv.DictReader(file)
             if rows:
-                lines.append(f"| {network}, {mirrors} | {len(rows)} | {_row(rows, groups)} |")
+                lines.append(f"| {network.replace('_', ', stage ')}, {mirrors} | {len(rows)} | {_row(rows, groups)} |")
     return "\n".join(lines)
 
 
@@ -226,7 +235,8 @@ def main() -> None:
     parser.add_argument("--weights", action="store_true", help="also train on all 50 slices")
     parser.add_argument("--stage_1_epochs", type=int, default=5)
     parser.add_argument("--teacher_epochs", type=int, default=30)
-    parser.add_argument("--student_epochs", type=int, default=6)
+    parser.add_argument("--mixed_epochs", type=int, default=6)
+    parser.add_argument("--student_epochs", type=int, default=40)
     parser.add_argument("--repeats", type=int, default=4, help="of the hand-labelled slices in an epoch of the student")
     arguments = parser.parse_args()
     arguments.packs, arguments.output = arguments.packs.resolve(), arguments.output.resolve()
