@@ -34,8 +34,6 @@ from pneumonai.pipeline.bundle import find_bundle
 BUNDLE = find_bundle("fusa_resunet_ct_segmentation").root
 CONFIGS = BUNDLE / "configs"
 TEACHER = CONFIGS / "unet_efficientnet_lite2.json"
-FOUR_MIRRORS = [[], [-1], [-2], [-2, -1]]
-TWO_MIRRORS = [[], [-1]]
 
 
 def monai(log: Path, configs: list[Path], **settings: Any) -> None:
@@ -69,32 +67,20 @@ def train(folder: Path, datalist: Path, epochs: int, *, teacher: bool = False, *
     return folder / "model.pt"
 
 
-def mirrored(folder: Path, sides: list[list[int]], inferer: Any) -> Path:
-    """An overlay that mirrors slices at test time."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"mirrored_{len(sides)}.json"
-    kind = {"_target_": "pneumonai.pipeline.slice_inferers.MirroredInferer", "inferer": inferer, "mirrors": sides}
-    path.write_text(json.dumps({"inferer": kind}))
-    return path
-
-
 def score(folder: Path, weights: Path, datalist: Path, *, teacher: bool = False) -> None:
     """``plain`` and ``mirrored``: the scores of the slices held out, without and with mirrors at test time."""
-    overlay = mirrored(folder, FOUR_MIRRORS, "$@inference.get_parsed_content('inferer')")
-    for name, more in (("plain", []), ("mirrored", [overlay])):
+    configs = [CONFIGS / "evaluate.json", *([TEACHER] if teacher else [])]
+    for name, settings in (("plain", {"mirrors": "[[]]"}), ("mirrored", {})):
         if not (folder / name / "metrics.json").exists():
-            configs = [CONFIGS / "evaluate.json", *([TEACHER] if teacher else []), *more]
-            settings = {"dataset_dir": "/", "datalist": datalist, "ckpt_path": weights, "output_dir": folder / name}
-            monai(folder / name / "log.txt", configs, **settings)
+            common = {"dataset_dir": "/", "datalist": datalist, "ckpt_path": weights, "output_dir": folder / name}
+            monai(folder / name / "log.txt", configs, **common, **settings)
 
 
 def mark(folder: Path, weights: Path, slices: Path) -> None:
     """The teacher's masks of the slices of a folder."""
-    if (folder / "predictions.csv").exists():
-        return
-    inferer = {"_target_": "SliceInferer", "roi_size": "@slice_size", "spatial_dim": 0, "sw_batch_size": 8}
-    configs = [CONFIGS / "inference.json", TEACHER, mirrored(folder.parent, TWO_MIRRORS, inferer)]
-    monai(folder.with_suffix(".log"), configs, dataset_dir=slices, output_dir=folder, ckpt_path=weights)
+    if not (folder / "predictions.csv").exists():
+        settings = {"dataset_dir": slices, "output_dir": folder, "ckpt_path": weights}
+        monai(folder.with_suffix(".log"), [CONFIGS / "inference.json", TEACHER], **settings)
 
 
 def write_datalist(

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pneumonai.data_manifests.boxes import read_boxes
 from pneumonai.data_manifests.errors import ManifestError
 
 PARTS = ("training", "validation", "test")
@@ -35,7 +36,7 @@ def load_datalist(
         fold: for a datalist made of folds: ``test`` is this fold; ``validation`` the datalist's own, or the next fold
             where it has none; ``training`` the other folds. So no choice is made on the fold that gives the score.
         class_names: names in label order; labels given as names become their index, others are checked.
-        keys: which entries of an item to keep; one that an item lacks is left out.
+        keys: which entries of an item to keep (``boxes`` are checked); one that an item lacks is left out.
 
     Returns:
         List of items; ``image`` and ``mask`` are absolute paths of existing files.
@@ -103,6 +104,8 @@ def _read_item(
             if not file.exists():
                 raise ManifestError(where, f"{key} {read[key]} is not in {root}", "check dataset_dir")
             read[key] = str(file)
+    if "boxes" in read:
+        read["boxes"] = read_boxes(read["boxes"], where)
     if class_names is not None and "label" in read:
         read["label"] = _class_index(read["label"], where, class_names)
     return read

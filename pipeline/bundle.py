@@ -76,6 +76,17 @@ class Bundle:
         return float(self.settings.get("refer_below") or REFER_BELOW.get(len(self.class_names), 0.5))
 
     @property
+    def box_threshold(self) -> float | None:
+        """Share of its heat map's range above which places are marked by boxes; None for a bundle without boxes."""
+        boxes = self.settings.get("boxes")
+        return None if boxes is None else float(boxes["threshold"])
+
+    @property
+    def classes_without_boxes(self) -> list[str]:
+        """Classes whose answer is that there is nothing to mark."""
+        return list((self.settings.get("boxes") or {}).get("not_for", ()))
+
+    @property
     def weights(self) -> Path:
         """Path of the weights that ship with it."""
         return self.root / "models" / "model.pt"

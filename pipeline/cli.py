@@ -53,6 +53,7 @@ class Explanation(StrEnum):
     GRADCAM_PLUS_PLUS = "gradcam++"
     GRADCAM_BACKBONE = "gradcam-backbone"
     CID = "cid"
+    LOCALISATION = "localisation"
     ALL = "all"
 
 
@@ -110,7 +111,11 @@ def predict(
     ] = None,
     truth: Annotated[
         Path | None,
-        typer.Option(metavar="MASK", help="Compare the infection with this mask, or those of this folder, by name."),
+        typer.Option(
+            metavar="MASK|FOLDER|CSV",
+            help="Compare the infection, or the boxes, with this mask, or those of this folder, by name; boxes also with "
+            "a CSV file of study,x,y,width,height.",
+        ),
     ] = None,
     lungs: Annotated[
         str | None,
@@ -128,6 +133,7 @@ def predict(
     from pneumonai.pipeline.batch import run_batch
     from pneumonai.pipeline.bundle import find_bundle
     from pneumonai.pipeline.lungs_in import lungs_bundle
+    from pneumonai.pipeline.mask_in import is_box_table
     from pneumonai.pipeline.predict import Options
     from pneumonai.pipeline.sources import find_studies
 
@@ -135,11 +141,14 @@ def predict(
     inside = output.resolve()
     sources = [s for s in find_studies(inputs, series=series) if inside not in Path(s.path).resolve().parents]
     methods = tuple(method.value for method in explain or ())
-    if truth is not None and not chosen.is_segmentation:
+    if truth is not None and not chosen.is_segmentation and chosen.box_threshold is None:
         raise BundleError(
             chosen.name, "marks no infection that --truth could be compared with", "choose a segmentation"
         )
-    if truth is not None and truth.is_file() and len(sources) > 1:
+    has_boxes = truth is not None and is_box_table(truth)
+    if has_boxes and chosen.box_threshold is None:
+        raise BundleError(chosen.name, f"marks no boxes that {truth} could be compared with", "give masks")
+    if truth is not None and truth.is_file() and not has_boxes and len(sources) > 1:
         raise StudyError(str(truth), f"is one mask for {len(sources)} studies", "give a folder of masks named as them")
     finds_lungs = None if lungs is None else lungs_bundle(lungs, chosen)
     if lungs is not None and Path(lungs).is_file() and len(sources) > 1:
@@ -189,6 +198,8 @@ def _tell(outcome: Outcome, output: Path, quiet: bool) -> None:
         refer = f", refer to a reader: {result.refer_reason}" if result.refer else ""
         skipped = " (answered earlier)" if outcome.skipped else ""
         verdict = f"{result.verdict} {result.confidence:.2f}" if result.confidence is not None else _marked(result)
+        if (result.truth or {}).get("iou") is not None:
+            verdict += f", IoU {result.truth['iou']:.3f}"
         typer.echo(f"{outcome.source.id}: {verdict}{refer}{skipped} -> {output / outcome.source.id / report}")
 
 

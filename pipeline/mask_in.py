@@ -76,6 +76,46 @@ def find_mask(
     return None
 
 
+def is_box_table(truth: str | Path) -> bool:
+    """Whether a truth is a table of boxes: a CSV file."""
+    return str(truth).lower().endswith(".csv")
+
+
+def open_boxes(path: str | Path, study_id: str, shape: tuple[int, ...]) -> np.ndarray | None:
+    """The boxes of one study in a table (:func:`pneumonai.data_manifests.boxes.read_box_table`), filled.
+
+    Args:
+        path: CSV file with the columns ``study, x, y, width, height``.
+        study_id: the study; its file's name, with the ending, serves too.
+        shape: rows and columns of the study's picture.
+
+    Returns:
+        uint8 of the picture's shape, 0 or 1; None where the table does not name the study.
+
+    Raises:
+        ManifestError: the table cannot be read.
+        StudyError: the study is a volume, or a box goes beyond its picture.
+    """
+    from pneumonai.data_manifests.boxes import read_box_table
+    from pneumonai.pipeline.localisation import fill_boxes
+
+    if len(shape) != 2:
+        raise StudyError(study_id, "is a volume, where boxes mark pictures", "give a NIfTI mask on the study's grid")
+    boxes = [box for study, of_study in read_box_table(path).items() if _names(study, study_id) for box in of_study]
+    if not any(_names(study, study_id) for study in read_box_table(path)):
+        return None
+    rows, columns = shape
+    beyond = [box for box in boxes if box["x"] + box["width"] > columns or box["y"] + box["height"] > rows]
+    if beyond:
+        size = _times((columns, rows))
+        raise StudyError(study_id, f"the box {beyond[0]} goes beyond the picture, {size} pixels", f"check {path}")
+    return fill_boxes(boxes, shape)
+
+
+def _names(study: str, study_id: str) -> bool:
+    return study_id in (study, study_name(study))
+
+
 def _nifti_mask(path: str, shape: tuple[int, ...], affine: np.ndarray) -> np.ndarray:
     import nibabel as nib
 

@@ -20,6 +20,7 @@ import numpy as np
 
 from pneumonai.pipeline.bundle import Bundle, find_bundle
 from pneumonai.pipeline.lungs_in import lungs_bundle, lungs_of
+from pneumonai.pipeline.mask_in import is_box_table
 from pneumonai.pipeline.result import Maps, Result, in_order_of
 from pneumonai.pipeline.study import InputKind, Modality, Study, open_checked
 
@@ -41,7 +42,8 @@ class Options:
         with_identifiers: copy patient identifiers from headers into ``result.json``.
         explain: explainers beside the bundle's own, of :data:`pneumonai.pipeline.explain.EXPLAINERS`; ``all`` for
             those that the network allows.
-        truth: a mask, or a folder of masks named as the studies, that a segmentation is compared with.
+        truth: a mask, or a folder of masks named as the studies, that a segmentation is compared with; for a bundle
+            with boxes also a CSV file of boxes.
         lungs: lungs of X-rays: a mask, a folder of masks named as the studies, or a bundle that finds them.
     """
 
@@ -72,6 +74,7 @@ class Opened:
     truth: np.ndarray | None
     seconds: dict[str, float]
     lung_mask: Path | None = None
+    truth_is_boxes: bool = False
 
 
 @dataclass
@@ -83,6 +86,7 @@ class Prepared:
     lungs: np.ndarray | None
     truth: np.ndarray | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+    truth_is_boxes: bool = False
 
 
 @contextmanager
@@ -106,13 +110,19 @@ def open_for(bundle: Bundle, source: str | Path | StudySource, options: Options)
         lung_mask = None
         if options.lungs is not None and lungs_bundle(options.lungs, bundle) is None:
             lung_mask = lungs_of(study.id, options.lungs)
-    return Opened(study, truth, seconds, lung_mask)
+    truth_is_boxes = options.truth is not None and is_box_table(options.truth)
+    return Opened(study, truth, seconds, lung_mask, truth_is_boxes)
 
 
 def _find_truth(study: Study, where: str) -> np.ndarray | None:
-    """The mask that a reader drew of a study; a study without one is answered, with a warning."""
-    from pneumonai.pipeline.mask_in import find_mask, open_mask
+    """The mask, or the filled boxes, that a reader drew of a study; one without any is answered, with a warning."""
+    from pneumonai.pipeline.mask_in import find_mask, open_boxes, open_mask
 
+    if is_box_table(where):
+        filled = open_boxes(where, study.id, study.image.shape)
+        if filled is None:
+            study.warnings.append(f"no row of {where} names this study: nothing to compare with")
+        return None if filled is None else in_order_of(study.image, filled)
     path = find_mask(where, study.id)
     if path is None:
         study.warnings.append(f"no mask is named as this study in {where}: nothing to compare with")
@@ -135,7 +145,7 @@ def prepare(opened: Opened, model: Model) -> Prepared:
             lungs = find_lungs(study, opened.lung_mask, model)
     with timed(seconds, "prepare"):
         item = model.prepare(study, lungs)
-    return Prepared(study, item, lungs, opened.truth, seconds)
+    return Prepared(study, item, lungs, opened.truth, seconds, opened.truth_is_boxes)
 
 
 def answer(prepared: Prepared, model: Model, options: Options) -> tuple[Result, Maps]:
@@ -180,6 +190,7 @@ def answer(prepared: Prepared, model: Model, options: Options) -> tuple[Result, 
     maps = _maps(study, prepared, answered)
     with timed(seconds, "measure"):
         _measure(result, study, maps)
+        _localise(result, bundle, maps, truth_is_boxes=prepared.truth_is_boxes)
     result.timing_s = seconds
     return result, maps
 
@@ -225,6 +236,20 @@ def _measure(result: Result, study: Study, maps: Maps) -> None:
     if maps.truth is not None:
         case = score_case(maps.infection, maps.truth)
         result.truth = {"dice": case.dice, "precision": case.precision, "recall": case.recall}
+
+
+def _localise(result: Result, bundle: Bundle, maps: Maps, *, truth_is_boxes: bool) -> None:
+    """Boxes around what a picture's heat map marks, and their agreement with the truth."""
+    from pneumonai.pipeline.localisation import agreement, boxes_around, marked_region
+
+    if bundle.box_threshold is None or maps.heat_map is None or maps.heat_map.ndim != 2:
+        return
+    nothing = result.verdict in bundle.classes_without_boxes
+    heat_map = np.zeros_like(maps.heat_map) if nothing else maps.heat_map
+    result.boxes = maps.boxes = boxes_around(marked_region(heat_map, bundle.box_threshold), heat_map)
+    if maps.truth is not None:
+        score = agreement(heat_map, bundle.box_threshold, maps.truth, of_boxes=truth_is_boxes)
+        result.truth = {"iou": score}
 
 
 def slice_places(study: Study, image: MetaTensor) -> list[tuple[int, float | None]]:

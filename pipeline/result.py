@@ -22,6 +22,7 @@ class Maps:
         infection: uint8, 0 or 1.
         truth: uint8, 0 or 1: the infection as a mask that the user gave, against which ours is shown.
         more_heat_maps: what other explainers gave for the same answer, likewise, by their names.
+        boxes: those of :class:`Result`, of a picture.
     """
 
     lungs: np.ndarray | None = None
@@ -29,6 +30,7 @@ class Maps:
     infection: np.ndarray | None = None
     truth: np.ndarray | None = None
     more_heat_maps: dict[str, np.ndarray] = field(default_factory=dict)
+    boxes: list[dict[str, Any]] | None = None
 
 
 def in_order_of(image: np.ndarray, array: np.ndarray) -> np.ndarray:
@@ -63,9 +65,10 @@ class Result:
             volume 0. A classification gives ``classes``; a segmentation ``infection_percent``, the share of the
             slice's lung, of the whole slice where no lungs are (``lung_measures.infection_profile``).
         severity: score, maximum, method, parts.
-        boxes: ``[{"x", "y", "width", "height", "score"}, ...]`` in pixels as displayed, origin top left.
+        boxes: ``[{"x", "y", "width", "height", "score"}, ...]`` in pixels as displayed, origin top left, the highest
+            score first; around what the heat map marks, none where the verdict is that there is nothing to mark.
         hu_histogram: ``{"edges": [...], "counts": [...]}`` of the voxels inside the lungs.
-        truth: dice, precision, recall where a truth was given.
+        truth: dice, precision, recall where a truth was given; iou of a bundle with boxes.
         explanation: method and file names of the bundle's own; ``maps``: ``[{"name", "method", "shows", "file"},
             ...]`` of all, the bundle's own first.
         warnings: what the checks and transforms noticed.

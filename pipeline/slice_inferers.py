@@ -69,14 +69,13 @@ class MirroredInferer(Inferer):
 
     Args:
         inferer: how the network is run over the input.
-        mirrors: axes to mirror at once, one entry an answer; ``()`` is the slice as it is. The usual four are
-            ``[(), (-1,), (-2,), (-2, -1)]``.
+        mirrors: axes of the slice to mirror at once, one entry an answer; ``()`` is the slice as it is.
 
     Raises:
         ValueError: without mirrors.
     """
 
-    def __init__(self, inferer: Inferer, mirrors: Sequence[Sequence[int]] = ((), (-1,), (-2,), (-2, -1))) -> None:
+    def __init__(self, inferer: Inferer, mirrors: Sequence[Sequence[int]] = ((), (-1,))) -> None:
         super().__init__()
         if not mirrors:
             raise ValueError("MirroredInferer needs at least one mirror; [[]] leaves the slice as it is.")

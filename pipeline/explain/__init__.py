@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from torch import nn
 
 from pneumonai.pipeline.explain.activation_maps import BackboneGradCAM, ClassActivationMap, GradCAM, GradCAMPlusPlus
-from pneumonai.pipeline.explain.attention import AttentionMap, CIDMap
+from pneumonai.pipeline.explain.attention import AttentionMap, CIDMap, LocalisationMap
 from pneumonai.pipeline.explain.protocol import Explainer
 from pneumonai.pipeline.explain.scaling import resize_map, scale_to_unit
 from pneumonai.pipeline.explain.slice_by_slice import SliceBySlice
@@ -25,6 +25,7 @@ __all__ = [
     "Explainer",
     "GradCAM",
     "GradCAMPlusPlus",
+    "LocalisationMap",
     "SliceBySlice",
     "make_explainers",
     "resize_map",
@@ -34,7 +35,9 @@ __all__ = [
 
 EXPLAINERS: dict[str, Callable[[nn.Module], Explainer]] = {
     explainer.name: explainer
-    for explainer in (AttentionMap, ClassActivationMap, GradCAM, GradCAMPlusPlus, BackboneGradCAM, CIDMap)
+    for explainer in (
+        AttentionMap, ClassActivationMap, GradCAM, GradCAMPlusPlus, BackboneGradCAM, CIDMap, LocalisationMap
+    )
 }
 """The explainers by name, in the order in which they are shown."""
 

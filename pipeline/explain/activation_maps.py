@@ -27,6 +27,10 @@ LAYERS = (
 The first pair that a network has counts; a classifier that is the identity is none.
 """
 
+OTHER_POOLINGS = (("backbone.layer4", "classifier"), ("backbone.features", "classifier"))
+"""The same in networks that pool otherwise than by a mean (MAG-SD, BCNN): gradients reach their features, but no
+weight of the classifier belongs to a channel."""
+
 
 class FeatureExplainer:
     """What the maps made from one layer's features share: the layers, one pass of their own, resizing and scaling.
@@ -48,7 +52,8 @@ class FeatureExplainer:
 
     def __init__(self, network: nn.Module, features: str | None = None, classifier: str | None = None) -> None:
         layers = dict(network.named_modules())
-        usual = next((pair for pair in LAYERS if _has(layers, *pair)), (None, None))
+        pairs = (*LAYERS, *OTHER_POOLINGS) if self._needs_gradients else LAYERS
+        usual = next((pair for pair in pairs if _has(layers, *pair)), (None, None))
         self.network = network
         self.features = _existing(features or usual[0], "features", network, layers)
         self.classifier = classifier or usual[1]

@@ -1,4 +1,4 @@
-"""Explanations that a network makes itself: NL-RAN's first attention mask, and CID's map."""
+"""Explanations that a network makes itself: NL-RAN's first attention mask, CID's map, MAG-SD's attention maps."""
 
 from __future__ import annotations
 
@@ -89,3 +89,27 @@ class CIDMap(AttentionMap):
         "looks, not what speaks for its answer."
     )
     layer = "cid.weigh"
+
+
+class LocalisationMap(AttentionMap):
+    """The mean of MAG-SD's attention maps (Section 4.4.6), which localises where the network looks.
+
+    "Multiscale Attention Guided Network for COVID-19 Diagnosis Using Chest X-ray Images",
+    https://arxiv.org/abs/2012.02278. The paper does not say which of the 32 maps it shows; their mean is this project's
+    choice. Resized, scaled and caught as :class:`AttentionMap` does it.
+
+    Args:
+        network: a network with an attention generator, :class:`pneumonai.networks.nets.MANet` or
+            :class:`pneumonai.networks.nets.BCNN` with attention.
+
+    Raises:
+        ValueError: the network has no such module.
+    """
+
+    name = "localisation"
+    method = "mean of the attention maps"
+    shows = (
+        "Where the attention maps, by which the network pools its features, are strongest on average; they know no "
+        "class, so the map tells where the network looks, not what speaks for its answer."
+    )
+    layer = "generator"

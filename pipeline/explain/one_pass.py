@@ -49,15 +49,14 @@ class OnePass(ModelWithHooks):
 
         if images.dim() in _CHANNELS_LAST:  # as run_network does: the faster layout
             images = images.contiguous(memory_format=_CHANNELS_LAST[images.dim()])
-        with _as_it_was(network), torch.no_grad():
+        with as_it_was(network), torch.no_grad():
             handle = network.get_submodule(layer).register_forward_hook(begin_graph)
             try:
-                # Around the hooks on the network itself: this pass is not the one that others wait for.
-                logits = torch.func.functional_call(_Bare(network), _ordinary_tensors(network), (images,))
+                logits = run_bare(network, images)
             finally:
                 handle.remove()
             features = _checked(found, layer, images)
-            self.class_idx: torch.Tensor = _class_indices(logits, classes)
+            self.class_idx: torch.Tensor = class_indices(logits, classes)
             gradient = features
             if gradients:
                 chosen = logits.gather(1, self.class_idx[:, None])
@@ -99,6 +98,12 @@ class _Bare(nn.Module):
         return logits
 
 
+def run_bare(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """Logits by a pass around the hooks on the network itself: it is not the pass that others wait for."""
+    logits: torch.Tensor = torch.func.functional_call(_Bare(network), _ordinary_tensors(network), (images,))
+    return logits
+
+
 def _ordinary_tensors(network: nn.Module) -> dict[str, torch.Tensor]:
     """Copies of those weights that became inference tensors (by a change of memory format): autograd refuses them."""
     named = [*network.named_parameters(), *network.named_buffers()]
@@ -106,7 +111,7 @@ def _ordinary_tensors(network: nn.Module) -> dict[str, torch.Tensor]:
 
 
 @contextmanager
-def _as_it_was(network: nn.Module) -> Iterator[None]:
+def as_it_was(network: nn.Module) -> Iterator[None]:
     """Eval mode inside, each layer's own mode afterwards."""
     training = [layer for layer in network.modules() if layer.training]
     network.eval()
@@ -129,7 +134,7 @@ def _checked(found: list[torch.Tensor], layer: str, images: torch.Tensor) -> tor
     return features
 
 
-def _class_indices(logits: torch.Tensor, classes: torch.Tensor | int | None) -> torch.Tensor:
+def class_indices(logits: torch.Tensor, classes: torch.Tensor | int | None) -> torch.Tensor:
     """Indices ``[B]`` of the classes to explain."""
     if classes is None:
         return logits.argmax(dim=1)

@@ -28,6 +28,7 @@ _TILES = {"axial": (2, 3), "coronal": (1, 3), "sagittal": (1, 3), "picture": (1,
 _TILE_WIDTH = 360
 _PICTURE_WIDTH = 1024
 _INK = (235, 240, 242)
+BOX_COLOUR = (255, 209, 102)
 
 
 def write_pictures(study: Study, maps: Maps, folder: str | Path) -> list[str]:
@@ -106,8 +107,20 @@ def draw_plane(display: Display, plane: View, index: int) -> Image.Image:
         _colour(tile, display.region_codes(lambda whole: plane_of(whole, plane, index)), display.regions, MASK_OPACITY)
     elif plane.name == "picture" and display.lungs is not None and display.heat_map is None:
         _colour(tile, plane_of(display.lungs, plane, index), LUNGS, MASK_OPACITY / 2)
+    if plane.name == "picture":
+        _frame(tile, display)
     _mark(tile, plane, index, display.image.shape[plane.axis])
     return tile
+
+
+def _frame(tile: Image.Image, display: Display) -> None:
+    """The boxes of a picture, in the colour that the report's viewer draws them in."""
+    draw, line = ImageDraw.Draw(tile), max(2, tile.width // 256)
+    down, across = (shown / n for shown, n in zip(tile.size[::-1], display.image.shape[1:], strict=True))
+    for box in display.boxes:
+        left, top = box["x"] * across, box["y"] * down
+        right, bottom = left + box["width"] * across - 1, top + box["height"] * down - 1
+        draw.rectangle((left, top, max(left, right), max(top, bottom)), outline=BOX_COLOUR, width=line)
 
 
 def _colour(tile: Image.Image, codes: np.ndarray, regions: tuple[Region, ...], opacity: float) -> None:

@@ -91,6 +91,8 @@ def write_report(study: Study, result: Result, maps: Maps, path: str | Path) -> 
             slice_charts=charts.slice_charts(result),
             slice_sentence=content.slice_sentence(result),
             truth=content.truth_rows(result),
+            box_sentence=content.box_sentence(result),
+            boxes=content.box_rows(result),
             study_rows=content.study_rows(result),
             timing=content.timing_rows(result),
             files=content.file_links(result),

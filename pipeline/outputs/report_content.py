@@ -242,6 +242,25 @@ def slice_sentence(result: Result) -> str:
     )
 
 
+def box_rows(result: Result) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the boxes; no rows where none is drawn."""
+    rows = [
+        [str(number), *(f"{box[key]:g}" for key in ("x", "y", "width", "height")), f"{box['score']:.2f}"]
+        for number, box in enumerate(result.boxes or [], start=1)
+    ]
+    return ["Box", "x", "y", "Width", "Height", "Mean of the map"], rows
+
+
+def box_sentence(result: Result) -> str:
+    """How many boxes there are and what they are; empty for a model without boxes."""
+    if result.boxes is None:
+        return ""
+    if not result.boxes:
+        return "No box: the answer is that there is nothing to mark, or the heat map marks nothing."
+    count = f"{len(result.boxes)} boxes" if len(result.boxes) > 1 else "One box"
+    return f"{count} around what the heat map marks most, in pixels from the top left. A box is no outline of a finding."
+
+
 def truth_rows(result: Result) -> list[tuple[str, str]]:
     """Agreement with a truth that was given; a score that does not exist says why."""
     if result.truth is None:
@@ -250,9 +269,11 @@ def truth_rows(result: Result) -> list[tuple[str, str]]:
         "dice": "not defined: neither the model nor the truth marks anything",
         "precision": "not defined: the model marks nothing",
         "recall": "not defined: the truth marks nothing",
+        "iou": "not defined: neither the model nor the truth marks anything",
     }
+    words = {"iou": "Intersection over union"}
     return [
-        (name.capitalize(), missing.get(name, "–") if value is None else f"{value:.3f}")
+        (words.get(name, name.capitalize()), missing.get(name, "–") if value is None else f"{value:.3f}")
         for name, value in result.truth.items()
     ]
 

@@ -7,7 +7,7 @@ by the axes nearest to the body's; oblique scans keep their own planes and the t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -93,6 +93,7 @@ class Display:
         affine: 4 x 4, display index -> millimetres, RAS+; None for pictures.
         spacing: millimetres (1.0 each for pictures) between slices, rows, columns.
         is_hu: True for CT volumes, shown in the lung window; False for grey values.
+        boxes: around what is marked in a picture, in its pixels.
     """
 
     image: np.ndarray
@@ -103,6 +104,7 @@ class Display:
     affine: np.ndarray | None
     spacing: tuple[float, float, float]
     is_hu: bool
+    boxes: tuple[Mapping[str, float], ...] = ()
 
     @property
     def planes(self) -> tuple[View, ...]:
@@ -199,7 +201,8 @@ def display_of(study: Study, maps: Maps) -> Display:
         return array[np.newaxis] if turn is None else nib.orientations.apply_orientation(array, turn)
 
     lungs, heat_map, infection, truth = (None if a is None else shown(in_order_of(study.image, a)) for a in maps_given)
-    return Display(shown(study.image), lungs, heat_map, infection, truth, affine, spacing, is_hu)
+    boxes = tuple(maps.boxes or ())
+    return Display(shown(study.image), lungs, heat_map, infection, truth, affine, spacing, is_hu, boxes)
 
 
 def heat_colours() -> np.ndarray:
