@@ -54,6 +54,10 @@ class Explanation(StrEnum):
     GRADCAM_BACKBONE = "gradcam-backbone"
     CID = "cid"
     LOCALISATION = "localisation"
+    TEACHER_ATTENTION = "teacher-attention"
+    OFFSETS = "offsets"
+    LRP = "lrp"
+    SALIENCY = "saliency"
     ALL = "all"
 
 

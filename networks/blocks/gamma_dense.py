@@ -91,11 +91,14 @@ class GammaDenseBlock(nn.Sequential):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map ``[B, in_channels, *spatial]`` to ``[B, out_channels, *spatial]``: the input, then each layer's part."""
-        scale: torch.Tensor | None = None
-        if self.gamma is not None:
-            # Source by source, once for each of its channels.
-            appended = self.gamma[1:].repeat_interleave(self.growth_rate)
-            scale = torch.cat([self.gamma[:1].expand(self.in_channels), appended]).reshape(self.scale_shape)
+        scale = self.scale()
         for layer in self:
             x = torch.cat([x, layer(x, None if scale is None else scale[: x.shape[1]])], dim=1)
         return x
+
+    def scale(self) -> torch.Tensor | None:
+        """Gamma of each channel, ``[C, 1, ...]``, source by source; a layer takes as many as it reads. None without."""
+        if self.gamma is None:
+            return None
+        appended = self.gamma[1:].repeat_interleave(self.growth_rate)
+        return torch.cat([self.gamma[:1].expand(self.in_channels), appended]).reshape(self.scale_shape)

@@ -12,7 +12,10 @@ from torch import nn
 
 from pneumonai.pipeline.explain.activation_maps import BackboneGradCAM, ClassActivationMap, GradCAM, GradCAMPlusPlus
 from pneumonai.pipeline.explain.attention import AttentionMap, CIDMap, LocalisationMap
+from pneumonai.pipeline.explain.attention_transfer import OffsetMap, TeacherAttention
 from pneumonai.pipeline.explain.protocol import Explainer
+from pneumonai.pipeline.explain.relevance import RelevanceMap
+from pneumonai.pipeline.explain.saliency import Saliency
 from pneumonai.pipeline.explain.scaling import resize_map, scale_to_unit
 from pneumonai.pipeline.explain.slice_by_slice import SliceBySlice
 
@@ -26,7 +29,11 @@ __all__ = [
     "GradCAM",
     "GradCAMPlusPlus",
     "LocalisationMap",
+    "OffsetMap",
+    "RelevanceMap",
+    "Saliency",
     "SliceBySlice",
+    "TeacherAttention",
     "make_explainers",
     "resize_map",
     "scale_to_unit",
@@ -36,7 +43,17 @@ __all__ = [
 EXPLAINERS: dict[str, Callable[[nn.Module], Explainer]] = {
     explainer.name: explainer
     for explainer in (
-        AttentionMap, ClassActivationMap, GradCAM, GradCAMPlusPlus, BackboneGradCAM, CIDMap, LocalisationMap
+        AttentionMap,
+        ClassActivationMap,
+        GradCAM,
+        GradCAMPlusPlus,
+        BackboneGradCAM,
+        CIDMap,
+        LocalisationMap,
+        TeacherAttention,
+        OffsetMap,
+        RelevanceMap,
+        Saliency,
     )
 }
 """The explainers by name, in the order in which they are shown."""

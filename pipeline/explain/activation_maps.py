@@ -19,6 +19,7 @@ LAYERS = (
     ("cid", "classifier"),
     ("dspp", "classifier"),
     ("stage_6", "classifier"),
+    ("student.relu", "student.classifier"),
     ("backbone.features", "backbone.classifier"),
     ("backbone.layer4", "backbone.fc"),
 )

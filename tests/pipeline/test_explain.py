@@ -207,19 +207,17 @@ def test_a_failing_pass_leaves_nothing_behind_either(explainer: type[GradCAM]) -
 
 def test_what_a_network_does_not_allow_is_said() -> None:
     plain = Pooled([[1.0, 2.0], [2.0, 1.0]])
-    assert list(make_explainers(plain, ["all"])) == ["cam", "gradcam", "gradcam++"]
+    assert list(make_explainers(plain, ["all"])) == ["cam", "gradcam", "gradcam++", "saliency"]
     assert list(make_explainers(small_nl_ran(), ["gradcam", "attention"])) == ["attention", "gradcam"]
     with pytest.raises(ValueError, match=r"`first_attention`, got Pooled"):
         make_explainers(plain, ["attention", "cam"])
-    with pytest.raises(
-        ValueError, match="one of attention, cam, gradcam, gradcam\\+\\+, gradcam-backbone, cid or all, got 'lime'"
-    ):
+    with pytest.raises(ValueError, match=f"one of {', '.join(EXPLAINERS)} or all, got 'lime'".replace("+", "\\+")):
         make_explainers(plain, ["lime"])
     with pytest.raises(ValueError, match="Counting has no layers named features and classifier or layer4 and fc"):
         make_explainers(Counting(), ["cam"])
-    assert list(make_explainers(Counting(), ["all"])) == ["attention"]
-    with pytest.raises(ValueError, match="Linear has no layers"):
-        make_explainers(nn.Linear(2, 2), ["all"])
+    assert list(make_explainers(Counting(), ["all"])) == ["attention", "saliency"]
+    with pytest.raises(ValueError, match="Conv3d has no layers"):
+        make_explainers(nn.Conv3d(2, 2, 1), ["all"])
     with pytest.raises(ValueError, match="no layer named 'tail'"):
         GradCAM(plain, features="tail")
     slices = nn.Sequential(nn.Flatten(0, 1), plain)
@@ -233,7 +231,8 @@ def test_every_explainer_says_what_it_shows() -> None:
         assert explainer.name == name
         assert explainer.method
         assert explainer.shows.endswith(".")
-    assert list(EXPLAINERS) == ["attention", "cam", "gradcam", "gradcam++", "gradcam-backbone", "cid"]
+    before = ["attention", "cam", "gradcam", "gradcam++", "gradcam-backbone", "cid", "localisation"]
+    assert list(EXPLAINERS) == [*before, "teacher-attention", "offsets", "lrp", "saliency"]
 
 
 def test_a_map_with_nothing_in_it_is_zero() -> None:
@@ -284,12 +283,12 @@ def test_cid_s_map_equals_the_network_s_attention_map() -> None:
 @pytest.mark.parametrize(
     ("options", "names"),
     [
-        ({}, ["cam", "gradcam", "gradcam++", "gradcam-backbone", "cid"]),
-        ({"stages": ()}, ["cam", "gradcam", "gradcam++", "gradcam-backbone", "cid"]),
-        ({"cid": False}, ["cam", "gradcam", "gradcam++", "gradcam-backbone"]),
-        ({"cid": False, "stages": ()}, ["cam", "gradcam", "gradcam++"]),
-        ({"cid": False, "stages": (), "backbone": "mobilenet_v2"}, ["cam", "gradcam", "gradcam++"]),
-        ({"cid": False, "stages": (), "backbone": "resnet18"}, ["cam", "gradcam", "gradcam++"]),
+        ({}, ["cam", "gradcam", "gradcam++", "gradcam-backbone", "cid", "saliency"]),
+        ({"stages": ()}, ["cam", "gradcam", "gradcam++", "gradcam-backbone", "cid", "saliency"]),
+        ({"cid": False}, ["cam", "gradcam", "gradcam++", "gradcam-backbone", "saliency"]),
+        ({"cid": False, "stages": ()}, ["cam", "gradcam", "gradcam++", "saliency"]),
+        ({"cid": False, "stages": (), "backbone": "mobilenet_v2"}, ["cam", "gradcam", "gradcam++", "saliency"]),
+        ({"cid": False, "stages": (), "backbone": "resnet18"}, ["cam", "gradcam", "gradcam++", "saliency"]),
     ],
 )
 def test_an_ablation_is_explained_as_far_as_its_modules_go(options: dict[str, object], names: list[str]) -> None:
@@ -314,7 +313,7 @@ def test_cam_reads_the_one_linear_layer_of_a_classifier_and_refuses_several() ->
     vgg = VGG(2, 1, 2, depth=16, base_channels=1)
     with pytest.raises(ValueError, match="needs one linear layer after the pooling, VGG's 'classifier' has 3"):
         ClassActivationMap(vgg)
-    assert list(make_explainers(vgg, ["all"])) == ["gradcam", "gradcam++"]
+    assert list(make_explainers(vgg, ["all"])) == ["gradcam", "gradcam++", "saliency"]
 
 
 def test_a_network_without_the_modules_has_no_maps_of_them() -> None:
