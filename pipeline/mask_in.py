@@ -101,19 +101,15 @@ def open_boxes(path: str | Path, study_id: str, shape: tuple[int, ...]) -> np.nd
 
     if len(shape) != 2:
         raise StudyError(study_id, "is a volume, where boxes mark pictures", "give a NIfTI mask on the study's grid")
-    boxes = [box for study, of_study in read_box_table(path).items() if _names(study, study_id) for box in of_study]
-    if not any(_names(study, study_id) for study in read_box_table(path)):
+    named = [of_study for study, of_study in read_box_table(path).items() if study_id in (study, study_name(study))]
+    if not named:
         return None
-    rows, columns = shape
+    boxes, (rows, columns) = [box for of_study in named for box in of_study], shape
     beyond = [box for box in boxes if box["x"] + box["width"] > columns or box["y"] + box["height"] > rows]
     if beyond:
         size = _times((columns, rows))
         raise StudyError(study_id, f"the box {beyond[0]} goes beyond the picture, {size} pixels", f"check {path}")
     return fill_boxes(boxes, shape)
-
-
-def _names(study: str, study_id: str) -> bool:
-    return study_id in (study, study_name(study))
 
 
 def _nifti_mask(path: str, shape: tuple[int, ...], affine: np.ndarray) -> np.ndarray:

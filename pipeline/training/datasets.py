@@ -54,6 +54,29 @@ def _item_hash(item: Mapping[str, Any]) -> bytes:
     return json_hashing([dict(item), states])
 
 
+def grey_statistics(dataset: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
+    """Mean and standard deviation of all pixels of a data set's ``image``, for one z-score that serves every picture.
+
+    Args:
+        dataset: items with ``image``, ``[C, *spatial]``; each is read once.
+
+    Returns:
+        Both rounded to six digits, as a config keeps them.
+
+    Raises:
+        ManifestError: every pixel has the same value.
+    """
+    total, squares, count = 0.0, 0.0, 0
+    for item in dataset:
+        pixels = torch.as_tensor(item["image"]).double()
+        total, squares, count = total + pixels.sum().item(), squares + pixels.square().sum().item(), count + pixels.numel()
+    mean = total / max(1, count)
+    deviation = max(0.0, squares / max(1, count) - mean**2) ** 0.5
+    if deviation < 1e-6:
+        raise ManifestError("training", f"all pixels have the value {mean:g}", "give pictures that show something")
+    return round(mean, 6), round(deviation, 6)
+
+
 def class_weights(
     data: Sequence[Mapping[str, Any]],
     num_classes: int,

@@ -31,6 +31,8 @@ class GuidedPasses(nn.Module):
     Under DDP a network with global pooling in place of attention pooling leaves the attention generator without
     gradients, which needs ``find_unused_parameters``.
 
+    Without augmentations any classifier fits, so that networks without attention train by the same config.
+
     Args:
         network: its ``forward_all`` gives logits and attention maps, as :class:`pneumonai.networks.nets.MANet`'s.
         augmentations: some of ``mix_up``, ``patching``, ``dimming`` (Table 7); with none the images are all.
@@ -39,7 +41,8 @@ class GuidedPasses(nn.Module):
         gamma: share of the image itself in mix-up.
 
     Raises:
-        ValueError: an augmentation of another name or given twice, or a network without ``forward_all``.
+        ValueError: an augmentation of another name or given twice, or a network without ``forward_all`` that is to
+            guide augmentations.
     """
 
     def __init__(
@@ -52,7 +55,8 @@ class GuidedPasses(nn.Module):
         gamma: float = 0.5,
     ) -> None:
         super().__init__()
-        if not hasattr(network, "forward_all"):
+        self.gives_maps = hasattr(network, "forward_all")
+        if augmentations and not self.gives_maps:
             raise ValueError(
                 f"the network must give logits and attention maps by forward_all; {type(network).__name__} does not."
             )
@@ -78,7 +82,7 @@ class GuidedPasses(nn.Module):
             images: the batch.
             generator: of the augmentations, on the images' device; None is PyTorch's own.
         """
-        logits, maps = self.network.forward_all(images)
+        logits, maps = self.network.forward_all(images) if self.gives_maps else (self.network(images), None)
         if not self.augmentations:
             return logits, logits.new_empty((0, *logits.shape))
         with torch.no_grad():
@@ -141,8 +145,8 @@ class MAGSDTrainer(SupervisedTrainer):
     def _seed_generator(self, engine: Engine) -> None:
         engine.generator.manual_seed(int(torch.randint(2**62, ())))
 
-    def _iteration(self, engine: MAGSDTrainer, batchdata: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """One step on one batch; the output's keys are those of MONAI's trainer."""
+    def _iteration(self, engine: MAGSDTrainer, batchdata: dict[str, torch.Tensor]) -> Any:
+        """One step on one batch; the output's keys are those of MONAI's trainer, a dictionary a sample by default."""
         images, labels = engine.prepare_batch(batchdata, engine.state.device, engine.non_blocking, **engine.to_kwargs)
         output: dict[str, torch.Tensor] = {Keys.IMAGE: images, Keys.LABEL: labels}
         engine.state.output = output
@@ -166,4 +170,5 @@ class MAGSDTrainer(SupervisedTrainer):
             scaler.step(engine.optimizer)
             scaler.update()
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
-        return output
+        # Not the dictionary above: decollating and postprocessing have put their own in its place.
+        return engine.state.output

@@ -92,6 +92,28 @@ def prepare_trainer(
         trainer.add_event_handler(Events.EPOCH_COMPLETED, checkpoint.save)
 
 
+def recorded_change(weights: str | Path, name: str) -> Any:
+    """What the training behind a weights file changed in its bundle's inference config, by its ``training.json``.
+
+    Args:
+        weights: the file; a training's record lies beside it.
+        name: id in the inference config.
+
+    Returns:
+        The value, or None where no record lies there or it says nothing of that id: the bundle's own then holds.
+
+    Raises:
+        BundleError: the record cannot be read.
+    """
+    path = Path(weights).with_name(RECORD)
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8")).get("inference_changes", {}).get(name)
+    except (OSError, ValueError, AttributeError) as error:
+        raise BundleError(path, f"cannot be read ({error})", "train again") from None
+
+
 def _absolute(record: Mapping[str, Any]) -> dict[str, Any]:
     """The record with paths that hold from anywhere."""
     paths = ("bundle_root", "datalist", "pretrained")

@@ -53,7 +53,7 @@ def trainer_of(
     dataset = Dataset(items)
     loader = DataLoader(dataset, batch_size=batch_size, sampler=EpochSampler(dataset, seed=0), num_workers=0)
     optimizer = torch.optim.SGD(passes.parameters(), lr=0.01, momentum=0.9)
-    options = {"loss_function": SoftDistanceLoss(), "train_handlers": [EpochSeed(3)], **options}
+    options = {"loss_function": SoftDistanceLoss(), "train_handlers": [EpochSeed(3)], "decollate": False, **options}
     return MAGSDTrainer(
         device=CPU, max_epochs=max_epochs, train_data_loader=loader, network=passes, optimizer=optimizer, **options
     )
@@ -122,6 +122,44 @@ def test_a_step_is_that_of_the_optimizer_on_the_loss() -> None:
         torch.testing.assert_close(one, two)
     assert {*trainer.state.output} == {"image", "label", "pred", "loss"}
     assert trainer.state.output["pred"].shape == (4, 3)
+
+
+def test_the_output_is_decollated_and_postprocessed_as_monais() -> None:
+    from ignite.metrics import Accuracy
+    from monai.handlers import from_engine
+    from monai.transforms import Activationsd
+
+    trainer = trainer_of(
+        GuidedPasses(network()),
+        pictures(4),
+        decollate=True,
+        postprocessing=Activationsd("pred", softmax=True),
+        key_train_metric={"train_accuracy": Accuracy(output_transform=from_engine(["pred", "label"]))},
+        additional_metrics={"train_loss": Average(output_transform=from_engine(["loss"], first=True))},
+    )
+    (loss,) = losses_of_batches(trainer)
+    assert [one["pred"].sum().item() for one in trainer.state.output] == pytest.approx([1.0] * 4)
+    assert trainer.state.metrics["train_loss"] == pytest.approx(loss)
+    assert 0 <= trainer.state.metrics["train_accuracy"] <= 1
+
+
+def losses_of_batches(trainer: MAGSDTrainer) -> list[float]:
+    losses: list[float] = []
+    trainer.add_event_handler(
+        Events.ITERATION_COMPLETED, lambda engine: losses.append(float(engine.state.output[0]["loss"]))
+    )
+    trainer.run()
+    return losses
+
+
+def test_networks_without_attention_train_by_the_plain_loss() -> None:
+    plain = randomise(ResNet(2, 1, 3, depth=18, base_channels=2))
+    trainer = trainer_of(GuidedPasses(plain, augmentations=[]), pictures(4))
+    seen: list[Any] = []
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: seen.append(engine.state.output))
+    (loss,) = losses_of(trainer)
+    expected = nn.functional.cross_entropy(seen[0]["pred"], seen[0]["label"])
+    assert loss == pytest.approx(expected.item(), rel=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["soft_distance", "l2"])
