@@ -7,6 +7,7 @@ from .attention_augmentation import (
     attention_patching,
     draw_attention,
 )
+from .black_out import BlackOut, BlackOutD, BlackOutd, BlackOutDict
 from .clahe import CLAHE, CLAHED, CLAHEd, CLAHEDict
 from .ct_slices import (
     LungWindow,
@@ -35,11 +36,16 @@ from .rand_foreground_scale_crop import (
     RandForegroundScaleCropDict,
 )
 from .sample_slices import SampleSlices, SampleSlicesD, SampleSlicesd, SampleSlicesDict
+from .standardise_slices import StandardiseSlices, StandardiseSlicesD, StandardiseSlicesd, StandardiseSlicesDict
 
 __all__ = [
     "CLAHE",
     "CLAHED",
     "GUIDED_AUGMENTATIONS",
+    "BlackOut",
+    "BlackOutD",
+    "BlackOutDict",
+    "BlackOutd",
     "CLAHEDict",
     "CLAHEd",
     "LungBox",
@@ -75,6 +81,10 @@ __all__ = [
     "SampleSlicesD",
     "SampleSlicesDict",
     "SampleSlicesd",
+    "StandardiseSlices",
+    "StandardiseSlicesD",
+    "StandardiseSlicesDict",
+    "StandardiseSlicesd",
     "attention_dimming",
     "attention_mix_up",
     "attention_patching",
