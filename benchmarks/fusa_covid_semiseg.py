@@ -28,11 +28,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image, ImageDraw
 
 from pneumonai.pipeline.bundle import find_bundle
+from pneumonai.pipeline.derive import derive_bundle
+from pneumonai.pipeline.predict import Options, predict_study
 
 BUNDLE = find_bundle("fusa_resunet_ct_segmentation").root
 CONFIGS = BUNDLE / "configs"
+TILE = 300
+"""Pixels of a slice's side in the picture of cases."""
 TEACHER = CONFIGS / "unet_efficientnet_lite2.json"
 
 
@@ -211,6 +216,31 @@ def _row(rows: list[dict[str, str]], groups: dict[str, str]) -> str:
     return f"{mean['dice']:.3f} | {low:.3f} to {high:.3f} | {mean['precision']:.3f} | {mean['recall']:.3f}"
 
 
+def draw_cases(output: Path, folds: list[int], picture: Path, count: int = 3) -> None:
+    """The best and the worst slices held out, marked by their fold's student, as ``predict --truth`` draws them."""
+    cases: list[tuple[float, Image.Image]] = []
+    for fold in folds:
+        folder = output / f"fold_{fold}"
+        if not (folder / "student_2" / "model.pt").exists():
+            continue
+        bundle = folder / "bundle"
+        if not bundle.exists():
+            derive_bundle(folder / "student_2", bundle)
+        for item in json.loads((folder / "hand.json").read_text())["test"]:
+            answers = folder / "answers"
+            result = predict_study(item["image"], bundle=bundle, options=Options(truth=item["mask"]), output=answers)
+            tile = Image.open(answers / Path(item["image"]).stem / "pictures" / "overlay.png").convert("RGB")
+            tile.thumbnail((TILE, TILE))
+            cases.append((result.truth["dice"], tile))
+    cases.sort(key=lambda case: -case[0])
+    sheet = Image.new("RGB", (count * TILE, 2 * TILE))
+    for number, (dice, tile) in enumerate([*cases[:count], *cases[-count:]]):
+        place = (number % count * TILE, number // count * TILE)
+        sheet.paste(tile, place)
+        ImageDraw.Draw(sheet).text((place[0] + 6, place[1] + 4), f"Dice {dice:.2f}", fill="white")
+    sheet.save(picture, quality=85)
+
+
 def main() -> None:
     """Run what is missing and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -219,6 +249,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/fusa_covid_semiseg"))
     parser.add_argument("--folds", type=int, nargs="*", default=list(range(5)))
     parser.add_argument("--weights", action="store_true", help="also train on all 50 slices")
+    parser.add_argument("--picture", type=Path, help="also draw the best and the worst slices held out")
     parser.add_argument("--stage_1_epochs", type=int, default=5)
     parser.add_argument("--teacher_epochs", type=int, default=30)
     parser.add_argument("--mixed_epochs", type=int, default=6)
@@ -239,6 +270,8 @@ def main() -> None:
     for fold in [*arguments.folds, *([None] if arguments.weights else [])]:
         one_fold(fold, hand, starts, to_mark, arguments)
     print(dice_table(arguments.output, arguments.folds, {Path(item["image"]).name: item["group"] for item in hand}))
+    if arguments.picture:
+        draw_cases(arguments.output, arguments.folds, arguments.picture)
 
 
 if __name__ == "__main__":
