@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pneumonai.data_manifests.assemble import SplitChoice, default_split, make_datalist
+from pneumonai.data_manifests.boxes import BOX_KEYS, Box, read_boxes
 from pneumonai.data_manifests.datalist import PARTS
 from pneumonai.data_manifests.description import Description
 from pneumonai.data_manifests.errors import ManifestError
@@ -174,11 +176,27 @@ def _item(rule: Mapping[str, Any], path: str, source: Source, classes: Sequence[
         if part is not None and part not in PARTS:
             raise ManifestError(where, f"unknown part {part!r}", f"known are {', '.join(PARTS)}")
         item["part"] = part
+    if "boxes" in rule:
+        item["boxes"] = _boxes(rule["boxes"], path, source)
+        if rule["boxes"].get("required") and not item["boxes"]:
+            raise LeftOutError("without a box")
     for key, extra in rule.get("extra", {}).items():
         value, where = evaluate(extra, path, source)
         if value is not None:
             item[key] = _number(value, where) if extra.get("number") else value
     return item
+
+
+def _boxes(rule: Mapping[str, Any], path: str, source: Source) -> list[Box]:
+    """The boxes of a picture: of the table's rows that name it, those whose cells match the rule's ``where``."""
+    table = source.table(rule["table"])
+    found: list[Box] = []
+    for row in source.rows(rule["table"], path) if table is not None else ():
+        wanted = rule.get("where", {}).items()
+        if all(re.fullmatch(matches, row.values[table.column(column)], re.IGNORECASE) for column, matches in wanted):
+            sides = {key: row.values[table.column(rule[key])] for key in BOX_KEYS}
+            found += read_boxes([sides], f"{table.path.name}, row {row.line}")
+    return found
 
 
 def _number(value: str, where: str) -> float:

@@ -15,6 +15,7 @@ ignored, gives the value; ``null`` leaves the item out. The schema, ``descriptio
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -35,6 +36,7 @@ class Source:
 
     tree: FileTree
     tables: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    _all_rows: dict[str, dict[str, list[Row]]] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
     def _read(self) -> dict[str, tuple[Table, dict[str, Row]] | None]:
@@ -56,6 +58,15 @@ class Source:
         """The table, or None where an optional one is missing."""
         read = self._read[name]
         return read[0] if read else None
+
+    def rows(self, name: str, path: str) -> list[Row]:
+        """All rows of a table that name the file, by its base name; none where an optional table is missing."""
+        if name not in self._all_rows:
+            table, grouped = self.table(name), defaultdict(list)
+            for row in () if table is None else table.rows:
+                grouped[_base(row.values[table.column(self.tables[name]["key"])])].append(row)
+            self._all_rows[name] = grouped
+        return self._all_rows[name].get(_base(path), [])
 
     def row(self, name: str, path: str) -> Row | None:
         """The row of a table that names the file, by its base name."""

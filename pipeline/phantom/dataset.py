@@ -7,10 +7,14 @@ import multiprocessing
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
+from typing import Any
 
+from pneumonai.data_manifests.boxes import BOX_KEYS
 from pneumonai.data_manifests.whole_files import whole_file
+from pneumonai.pipeline.localisation import boxes_around
 from pneumonai.pipeline.phantom.patient import Difficulty, Kind
 from pneumonai.pipeline.phantom.phantom import Phantom, make_phantom
+from pneumonai.pipeline.phantom.projections import project_masks
 from pneumonai.pipeline.phantom.write import write_dicom, write_lateral, write_nifti, write_slices, write_xray
 from pneumonai.pipeline.progress import step_progress
 
@@ -19,8 +23,8 @@ PARTS = ("training", "validation", "test")
 FORMS = ("nifti", "dicom", "xray", "lateral", "slices")
 
 
-def _write(form: str, phantom: Phantom, folder: Path) -> list[dict[str, str]]:
-    """Write one phantom in a form; its entries' paths, relative to the folder."""
+def _write(form: str, phantom: Phantom, folder: Path) -> list[dict[str, object]]:
+    """Write one phantom in a form; its entries' paths, relative to the folder, and an X-ray's boxes."""
     if form == "nifti":
         write_nifti(phantom, folder)
         name = phantom.name
@@ -35,10 +39,13 @@ def _write(form: str, phantom: Phantom, folder: Path) -> list[dict[str, str]]:
     if form == "lateral":
         return [{"image": path.name} for path in write_lateral(phantom, folder)]
     pictures = [write_xray(phantom, folder)[0]] if form == "xray" else write_slices(phantom, folder)
-    return [
+    entries: list[dict[str, object]] = [
         {"image": path.name, "mask": f"{path.stem}_infection.png", "lungs": f"{path.stem}_lungs.png"}
         for path in pictures
     ]
+    if form == "xray":
+        entries[0]["boxes"] = boxes_around(project_masks(phantom)["infection"] > 0)
+    return entries
 
 
 def _finished(folder: Path, record: Path, recipe: dict[str, object]) -> list[dict[str, object]] | None:
@@ -51,7 +58,7 @@ def _finished(folder: Path, record: Path, recipe: dict[str, object]) -> list[dic
         return None
     entries = stored["entries"]
     there = all(
-        (folder / entry[key]).exists() for entry in entries for key in ("image", "mask", "lungs") if key in entry
+        (folder / str(entry[key])).exists() for entry in entries for key in ("image", "mask", "lungs") if key in entry
     )
     return entries if there else None
 
@@ -61,6 +68,8 @@ def _make(
 ) -> list[dict[str, object]]:
     """Write one phantom unless it is there; its entries for the datalist."""
     recipe: dict[str, object] = {"kind": kind.value, "seed": seed, "shape": list(shape), "form": form}
+    if form == "xray":
+        recipe["boxes"] = True
     if difficulty.of_seed(seed) is not Difficulty.USUAL:
         recipe["difficulty"] = difficulty.of_seed(seed).value
     record = folder / ".finished" / f"{kind.value}_{seed:04d}.json"
@@ -76,6 +85,16 @@ def _make(
 def _write_json(path: Path, content: object) -> None:
     with whole_file(path) as partial:
         partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_box_table(folder: Path, entries: Sequence[Mapping[str, object]]) -> None:
+    """``boxes.csv`` of the X-rays, as ``pneumonai predict --truth`` reads it; a row with a name alone has none."""
+    lines = [",".join(("study", *BOX_KEYS))]
+    for entry in entries:
+        boxes: Any = entry.get("boxes") or [dict.fromkeys(BOX_KEYS, "")]
+        lines += [",".join([Path(str(entry["image"])).stem, *(str(box[key]) for key in BOX_KEYS)]) for box in boxes]
+    with whole_file(folder / "boxes.csv") as partial:
+        partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def write_dataset(
@@ -106,7 +125,8 @@ def write_dataset(
 
     Returns:
         The datalist: ``{"training": [{"image", "label", "mask", "lungs", "patient_id"}, ...], "validation": ...,
-        "test": ...}`` with paths relative to it and integer labels.
+        "test": ...}`` with paths relative to it and integer labels. X-rays also have ``boxes`` around the infection,
+        which ``boxes.csv`` beside it holds too.
 
     Raises:
         ValueError: for an unknown form, part or difficulty, or a negative count or seed.
@@ -141,6 +161,8 @@ def write_dataset(
     datalist: dict[str, list[dict[str, object]]] = {part: [] for part in PARTS}
     for index, (part, _, _) in enumerate(jobs):
         datalist[part] += found[index]
+    if form == "xray":
+        _write_box_table(folder, [entry for part in PARTS for entry in datalist[part]])
     path = folder / "datalist.json"
     name = "synthetic thorax phantoms" + ("" if difficulty is Difficulty.USUAL else f", {difficulty.value}")
     _write_json(path, {"name": name, **datalist})

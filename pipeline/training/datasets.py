@@ -69,7 +69,9 @@ def grey_statistics(dataset: Sequence[Mapping[str, Any]]) -> tuple[float, float]
     total, squares, count = 0.0, 0.0, 0
     for item in dataset:
         pixels = torch.as_tensor(item["image"]).double()
-        total, squares, count = total + pixels.sum().item(), squares + pixels.square().sum().item(), count + pixels.numel()
+        total += pixels.sum().item()
+        squares += pixels.square().sum().item()
+        count += pixels.numel()
     mean = total / max(1, count)
     deviation = max(0.0, squares / max(1, count) - mean**2) ** 0.5
     if deviation < 1e-6:

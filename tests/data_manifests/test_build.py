@@ -130,6 +130,28 @@ def chestxray14(root: Path) -> None:
     text(root / "test_list.txt", *(row.split(",")[0] for row in rows[29:]))
 
 
+def chestxray14_boxes(root: Path) -> None:
+    chestxray14(root)
+    # As published: the brackets of the header are cut by its own commas.
+    rows = [
+        "Image Index,Finding Label,Bbox [x,y,w,h],,,",
+        *(f"{n:08d}_000.png,Pneumonia,1.5,2,30,40" for n in range(10)),
+    ]
+    rows += [
+        "00000003_000.png,Pneumonia,40,2,10.25,9",
+        "00000003_000.png,Mass,5,6,7,8",
+        "00000015_001.png,Mass,5,6,7,8",
+    ]
+    text(root / "BBox_List_2017.csv", *rows)
+
+
+def bimcv_covid19(root: Path) -> None:
+    for n in range(10):
+        folder = root / f"covid19_posi/sub-S03{n:03d}/ses-E07{n:03d}"
+        for view in ("vp-pa_cr", "vp-lat_cr"):
+            picture(folder / f"mod-rx/sub-S03{n:03d}_ses-E07{n:03d}_run-1_bp-chest_{view}.png")
+
+
 def covid_xray_5k(root: Path) -> None:
     for part in ("train", "test"):
         for n in range(3):
@@ -164,7 +186,7 @@ MAKERS: dict[str, Callable[[Path], None]] = {
     maker.__name__: maker
     for maker in (
         cc_ccii, covid_19_20, covid_ct, sars_cov_2_ct, covid_semiseg, covid_ct_md, covid_chestxray, sirm, chestxray14,
-        covid_xray_5k, chest_xray_pneumonia, v7_covid_xray, radiopaedia_pneumonia,
+        chestxray14_boxes, bimcv_covid19, covid_xray_5k, chest_xray_pneumonia, v7_covid_xray, radiopaedia_pneumonia,
     )
 }  # fmt: skip
 
@@ -179,6 +201,8 @@ EXPECTED: dict[str, tuple[dict[str | None, int], str, tuple[int, int, int] | Non
     "covid_chestxray": ({"covid": 10, "cap": 10, "normal": 10}, "known", None),
     "sirm": ({"covid": 10}, "known", (8, 1, 1)),
     "chestxray14": ({"normal": 10, "cap": 20}, "known", (22, 0, 8)),
+    "chestxray14_boxes": ({"cap": 10}, "known", (8, 1, 1)),
+    "bimcv_covid19": ({"covid": 10}, "known", (8, 1, 1)),
     "covid_xray_5k": ({"covid": 6, "noncovid": 12}, "unknown", (9, 0, 9)),
     "chest_xray_pneumonia": ({"normal": 11, "cap": 22}, "known", (18, 6, 9)),
     "v7_covid_xray": ({"covid": 10, "normal": 10, "cap": 10}, "unknown", (24, 3, 3)),
@@ -188,6 +212,17 @@ EXPECTED: dict[str, tuple[dict[str | None, int], str, tuple[int, int, int] | Non
 
 def parts(datalist: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     return {part: datalist[part] for part in ("training", "validation", "test")}
+
+
+def test_boxes_of_a_table_come_with_their_pictures(tmp_path: Path) -> None:
+    chestxray14_boxes(tmp_path)
+    datalist = build_datalist(load_description("chestxray14_boxes"), tmp_path)
+    boxes = {Path(item["image"]).name: item["boxes"] for part in parts(datalist).values() for item in part}
+    first = {"x": 1.5, "y": 2.0, "width": 30.0, "height": 40.0}
+    assert boxes.pop("00000003_000.png") == [first, {"x": 40.0, "y": 2.0, "width": 10.25, "height": 9.0}]
+    assert len(boxes) == 9 and all(found == [first] for found in boxes.values())
+    (tmp_path / "datalist.json").write_text(json.dumps(datalist))
+    assert len(load_datalist(tmp_path / "datalist.json", "training", keys=("image", "boxes"))[0]["boxes"]) >= 1
 
 
 def test_every_description_has_a_made_folder() -> None:
@@ -314,7 +349,9 @@ def test_a_wrong_folder_says_what_was_expected_and_found(tmp_path: Path) -> None
     assert "found there: COVID/ (20 files), non-COVID/ (20 files)" in line
     with pytest.raises(ManifestError, match="no such folder"):
         build_datalist(load_description("cc_ccii"), tmp_path / "nowhere")
-    with pytest.raises(ManifestError, match=r"no such dataset description; known are cc_ccii, .*; or use --from-csv"):
+    with pytest.raises(
+        ManifestError, match=r"no such dataset description; known are bimcv_covid19, cc_ccii, .*; or use --from-csv"
+    ):
         load_description("cc_cci")
 
 

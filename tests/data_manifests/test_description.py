@@ -22,8 +22,8 @@ from pneumonai.data_manifests.errors import ManifestError
 from pneumonai.pipeline.manifest_cli import manifest_app
 
 NAMES = [
-    "cc_ccii", "chest_xray_pneumonia", "chestxray14", "covid_19_20", "covid_chestxray", "covid_ct", "covid_ct_md",
-    "covid_semiseg", "covid_xray_5k", "radiopaedia_pneumonia", "sars_cov_2_ct", "sirm", "v7_covid_xray",
+    "bimcv_covid19", "cc_ccii", "chest_xray_pneumonia", "chestxray14", "chestxray14_boxes", "covid_19_20",
+    "covid_chestxray", "covid_ct", "covid_ct_md", "covid_semiseg", "covid_xray_5k", "radiopaedia_pneumonia", "sars_cov_2_ct", "sirm", "v7_covid_xray",
 ]  # fmt: skip
 #: Addresses printed in the papers, or repositories that the read-me of the data at hand names.
 PRINTED = {
@@ -97,6 +97,7 @@ def test_a_description_meets_the_schema_and_says_what_it_knows(name: str) -> Non
         ("sars_cov_2_ct", {"covid": 1252, "noncovid": 1230}),
         ("covid_xray_5k", {"covid": 71, "noncovid": 5000}),
         ("radiopaedia_pneumonia", {"cap": 304}),
+        ("chestxray14_boxes", {"cap": 118}),
     ],
 )
 def test_counts_are_those_of_the_papers(name: str, counts: dict[str, int]) -> None:
