@@ -23,7 +23,8 @@ from pneumonai.pipeline.manifest_cli import manifest_app
 
 NAMES = [
     "bimcv_covid19", "cc_ccii", "chest_xray_pneumonia", "chestxray14", "chestxray14_boxes", "covid_19_20",
-    "covid_chestxray", "covid_ct", "covid_ct_md", "covid_semiseg", "covid_xray_5k", "radiopaedia_pneumonia", "sars_cov_2_ct", "sirm", "v7_covid_xray",
+    "covid_chestxray", "covid_ct", "covid_ct_md", "covid_semiseg", "covid_xray_5k", "radiopaedia_pneumonia",
+    "sars_cov_2_ct", "sirm", "v7_covid_xray",
 ]  # fmt: skip
 #: Addresses printed in the papers, or repositories that the read-me of the data at hand names.
 PRINTED = {
