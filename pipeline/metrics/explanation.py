@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter
 
+from pneumonai.pipeline.localisation import intersection_over_union
 from pneumonai.pipeline.metrics.paired import PairedTest
 from pneumonai.pipeline.metrics.resampling import (
     bootstrap_record,
@@ -42,6 +43,7 @@ EXPLANATION_SCORES: dict[str, ScoreMeaning] = {
     "share_in_lungs": ScoreMeaning("share of the map inside the lungs"),
     "deletion": ScoreMeaning("deletion", higher_is_better=False),
     "insertion": ScoreMeaning("insertion"),
+    "iou": ScoreMeaning("intersection over union of the upper half of the map's range"),
 }
 """Scores of a report, in its order; all lie in 0..1."""
 
@@ -90,6 +92,22 @@ def top_k_dice(heat_map: np.ndarray, truth: np.ndarray, region: np.ndarray | Non
     above, level = values > threshold, values == threshold
     hits = np.count_nonzero(true & above) + (size - np.count_nonzero(above)) * true[level].mean()
     return float(hits / size)
+
+
+def upper_half_iou(heat_map: np.ndarray, truth: np.ndarray) -> float:
+    """Intersection over union of the truth with where the map has at least half of its maximum (MAG-SD's choice).
+
+    Args:
+        heat_map: ``[*spatial]``, at least 0.
+        truth: bool, the same shape.
+
+    Returns:
+        0..1; a map of zeros marks nothing. Nan where the truth is empty too.
+    """
+    highest = heat_map.max()
+    marked = heat_map >= 0.5 * highest if highest > 0 else np.zeros(heat_map.shape, bool)
+    found = intersection_over_union(marked, truth)
+    return float("nan") if found is None else found
 
 
 def share_inside(heat_map: np.ndarray, region: np.ndarray) -> float:
@@ -263,6 +281,7 @@ def score_map(heat_map: np.ndarray, lungs: np.ndarray, infection: np.ndarray | N
             "dice": top_k_dice(heat_map, truth),
             "pointing_in_lungs": pointing_score(heat_map, truth, inside),
             "dice_in_lungs": top_k_dice(heat_map, truth, inside),
+            "iou": upper_half_iou(heat_map, truth),
         }
     return made
 

@@ -258,7 +258,7 @@ def box_sentence(result: Result) -> str:
     if not result.boxes:
         return "No box: the answer is that there is nothing to mark, or the heat map marks nothing."
     count = f"{len(result.boxes)} boxes" if len(result.boxes) > 1 else "One box"
-    return f"{count} around what the heat map marks most, in pixels from the top left. A box is no outline of a finding."
+    return f"{count} around what the heat map marks most, in pixels from the top left; no outline of a finding."
 
 
 def truth_rows(result: Result) -> list[tuple[str, str]]:
