@@ -117,7 +117,7 @@ def predict(
         Path | None,
         typer.Option(
             metavar="MASK|FOLDER|CSV",
-            help="Compare the infection, or the boxes, with this mask, or those of this folder, by name; boxes also with "
+            help="Compare the infection or the boxes with this mask, or those of this folder, by name; boxes also with "
             "a CSV file of study,x,y,width,height.",
         ),
     ] = None,
@@ -126,6 +126,10 @@ def predict(
         typer.Option(
             metavar="MASK|FOLDER|BUNDLE", help="Lungs of X-rays: a mask (1 right, 2 left), masks by name, or a bundle."
         ),
+    ] = None,
+    refer_below: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Refer to a reader below this confidence, instead of the bundle's threshold."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Skip studies that are answered already.")] = False,
     with_identifiers: Annotated[
@@ -164,6 +168,7 @@ def predict(
         explain=methods,
         truth=None if truth is None else str(truth),
         lungs=lungs,
+        refer_below=refer_below,
     )
 
     def load_model() -> Model:

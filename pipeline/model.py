@@ -88,6 +88,10 @@ class Model:
             self.explainer: Explainer | None = (
                 config.get_parsed_content("explainer") if config.get("explainer") is not None else None
             )
+            # Shown beside it in a report, by name.
+            self.comparison_explainers: dict[str, Explainer] = (
+                config.get_parsed_content("comparison_explainers") if config.get("comparison_explainers") else {}
+            )
             self.postprocessing = config.get_parsed_content("postprocessing")
         except Exception as error:
             named = our_error(error) or last_cause(error)
@@ -106,7 +110,9 @@ class Model:
         """The explainers of these names that are not the bundle's own, in the order in which they are shown.
 
         Args:
-            names: of :data:`pneumonai.pipeline.explain.EXPLAINERS`, or ``all`` for those that the network allows.
+            names: of :data:`pneumonai.pipeline.explain.EXPLAINERS` or of ``comparison_explainers``; ``all`` for those
+                that the network allows. Of a volume that is answered slice by slice the highest slices alone are
+                explained.
 
         Raises:
             BundleError: an unknown name, or one that the bundle's network does not allow.
@@ -115,7 +121,8 @@ class Model:
             return {}
         chosen = tuple(names)
         if chosen not in self._more_explainers:
-            given = {} if self.explainer is None else {getattr(self.explainer, "name", ""): self.explainer}
+            own = {} if self.explainer is None else {getattr(self.explainer, "name", ""): self.explainer}
+            given = self.comparison_explainers | own
             try:
                 if self.bundle.is_segmentation:
                     raise ValueError("it marks regions and has no class to explain")
@@ -124,8 +131,8 @@ class Model:
                 raise BundleError(self.bundle.name, str(error), "choose another --explain") from error
             others = {name: explainer for name, explainer in made.items() if explainer is not self.explainer}
             if isinstance(self.inferer, SliceClassifier):
-                size = self.inferer.batch_size
-                others = {name: SliceBySlice(self.network, one, size) for name, one in others.items()}
+                size, highest = self.inferer.batch_size, self.inferer.highest
+                others = {name: SliceBySlice(self.network, one, size, highest) for name, one in others.items()}
             self._more_explainers[chosen] = others
         return self._more_explainers[chosen]
 
@@ -199,7 +206,7 @@ class Model:
         else:
             logits = self.inferer(images, self._run)
         # The bundle's own comes first, while the network's last pass is still the one that it may have listened to.
-        own = {} if self.explainer is None else {"heat_map": self.explainer(images)[0].cpu()}
+        own = {} if self.explainer is None else {"heat_map": self._own_heat_map(images, slice_logits)[0].cpu()}
         done = self._postprocess(item, pred=logits[0].cpu(), **own)
         return Answer(
             probabilities=done["pred"].flatten().tolist(),
@@ -207,7 +214,7 @@ class Model:
             slice_probabilities=None if slice_logits is None else self._slice_probabilities(slice_logits),
             heat_map=_as_bytes(done["heat_map"]) if own else None,
             more_heat_maps={
-                name: self._more_heat_map(item, logits, self._explain(explainer, images, logits))
+                name: self._more_heat_map(item, logits, self._explain(explainer, images, logits, slice_logits))
                 for name, explainer in explainers.items()
             },
         )
@@ -230,10 +237,20 @@ class Model:
         done: dict[str, Any] = self.postprocessing(given | outputs)
         return done
 
-    def _explain(self, explainer: Explainer, images: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    def _own_heat_map(self, images: torch.Tensor, slice_logits: torch.Tensor | None) -> torch.Tensor:
+        """The map of the bundle's own explainer."""
+        if isinstance(self.explainer, SliceBySlice):
+            return self.explainer(images, slice_logits=slice_logits)
+        return self.explainer(images)  # type: ignore[misc]
+
+    def _explain(
+        self, explainer: Explainer, images: torch.Tensor, logits: torch.Tensor, slice_logits: torch.Tensor | None
+    ) -> torch.Tensor:
         """A map for the class that was answered, at the precision of the answer."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision.name == "bf16"):
-            return explainer(images, None if isinstance(explainer, SliceBySlice) else logits.argmax(dim=1))
+            if isinstance(explainer, SliceBySlice):
+                return explainer(images, slice_logits=slice_logits)
+            return explainer(images, logits.argmax(dim=1))
 
 
 def _as_bytes(heat_map: MetaTensor) -> np.ndarray:

@@ -45,6 +45,7 @@ class Options:
         truth: a mask, or a folder of masks named as the studies, that a segmentation is compared with; for a bundle
             with boxes also a CSV file of boxes.
         lungs: lungs of X-rays: a mask, a folder of masks named as the studies, or a bundle that finds them.
+        refer_below: confidence below which a reader should decide, instead of the bundle's own.
     """
 
     series: str | None = None
@@ -53,6 +54,7 @@ class Options:
     explain: tuple[str, ...] = ()
     truth: str | None = None
     lungs: str | None = None
+    refer_below: float | None = None
 
     def as_recorded(self) -> dict[str, Any]:
         """What ``result.json`` keeps of them, for ``--resume``."""
@@ -63,6 +65,7 @@ class Options:
             "explain": ", ".join(sorted(set(self.explain))) or None,
             "truth": self.truth,
             "lungs": self.lungs,
+            "refer_below": self.refer_below,
         }
 
 
@@ -151,11 +154,13 @@ def prepare(opened: Opened, model: Model) -> Prepared:
 def answer(prepared: Prepared, model: Model, options: Options) -> tuple[Result, Maps]:
     """Network, explanation and measures of a prepared study."""
     from pneumonai.pipeline.outputs.result_json import describe_study
+    from pneumonai.pipeline.referral import refer_reason
+    from pneumonai.pipeline.severity import add_severity
     from pneumonai.transforms.picture_lungs import lungs_not_found
 
     study, bundle, seconds = prepared.study, model.bundle, dict(prepared.seconds)
     with timed(seconds, "network"):
-        answered = model.answer(prepared.item, options.explain)
+        answered = model.answer(prepared.item, _maps_wanted(model, options))
     result = Result(
         study=describe_study(study, with_identifiers=options.with_identifiers),
         bundle={
@@ -184,13 +189,14 @@ def answer(prepared: Prepared, model: Model, options: Options) -> tuple[Result, 
             {"index": index, "position_mm": mm, "classes": _classes(bundle.class_names, one), "infection_percent": None}
             for (index, mm), one in zip(places, answered.slice_probabilities.tolist(), strict=True)
         ]
-    result.refer_reason = _refer_reason(result, bundle)
+    result.refer_reason = refer_reason(result, bundle, options.refer_below)
     # A segmentation has no confidence to say that a reader is not needed.
     result.refer = True if result.refer_reason else None if bundle.is_segmentation else False
     maps = _maps(study, prepared, answered)
     with timed(seconds, "measure"):
         _measure(result, study, maps)
         _localise(result, bundle, maps, truth_is_boxes=prepared.truth_is_boxes)
+        add_severity(result, study, bundle, maps)
     result.timing_s = seconds
     return result, maps
 
@@ -275,7 +281,7 @@ def slice_places(study: Study, image: MetaTensor) -> list[tuple[int, float | Non
 def _explanation(model: Model, options: Options) -> dict[str, Any] | None:
     """What the result says about the maps; their files are known when they are written."""
     chosen = [] if model.explainer is None else [model.explainer]
-    chosen += model.more_explainers(options.explain).values()
+    chosen += model.more_explainers(_maps_wanted(model, options)).values()
     maps = [
         {"name": getattr(one, "name", "own"), "method": one.method, "shows": getattr(one, "shows", ""), "file": None}
         for one in chosen
@@ -283,18 +289,9 @@ def _explanation(model: Model, options: Options) -> dict[str, Any] | None:
     return {"method": chosen[0].method, "files": [], "maps": maps} if chosen else None
 
 
-def _refer_reason(result: Result, bundle: Bundle) -> str | None:
-    """Why a reader should decide: low confidence, or a scan that is cut off, lies wrongly, or is of another kind."""
-    from pneumonai.pipeline.image_checks import WRONG_WAY
-    from pneumonai.pipeline.xray_checks import PICTURE_LOOKS
-    from pneumonai.transforms.lung_segment import LUNGS_CUT_OFF
-    from pneumonai.transforms.picture_lungs import LUNG_NOT_FOUND
-
-    telling = (LUNGS_CUT_OFF, LUNG_NOT_FOUND, PICTURE_LOOKS, *WRONG_WAY)
-    reasons = [warning for warning in result.warnings if warning.startswith(telling)]
-    if result.confidence is not None and result.confidence < bundle.refer_below:
-        reasons.insert(0, f"confidence {result.confidence:.2f} is below {bundle.refer_below:g}")
-    return "; ".join(reasons) or None
+def _maps_wanted(model: Model, options: Options) -> tuple[str, ...]:
+    """Which maps beside the bundle's own: those asked for, and in a report those that the bundle sets beside it."""
+    return (*options.explain, *(model.comparison_explainers if options.report else ()))
 
 
 def write(study: Study, result: Result, maps: Maps, folder: Path, options: Options) -> Result:

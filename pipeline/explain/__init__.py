@@ -66,22 +66,22 @@ def make_explainers(
 
     Args:
         network: the network.
-        names: of :data:`EXPLAINERS`; ``all`` stands for those that the network allows.
+        names: of :data:`EXPLAINERS` or of ``given``; ``all`` stands for those that the network allows.
         given: explainers of this network by name, taken as they are instead of another of that name.
 
     Raises:
         ValueError: an unknown name, or one that the network does not allow (``all``: it allows none).
     """
-    unknown = [name for name in names if name not in (*EXPLAINERS, "all")]
+    given = given or {}
+    unknown = [name for name in names if name not in (*EXPLAINERS, *given, "all")]
     if unknown:
         raise ValueError(f"an explanation must be one of {', '.join(EXPLAINERS)} or all, got {unknown[0]!r}")
-    given = given or {}
     made: dict[str, Explainer] = {}
     refusals: list[str] = []
-    for name, make in EXPLAINERS.items():
+    for name in dict.fromkeys([*EXPLAINERS, *given]):
         if name in names or "all" in names:
             try:
-                made[name] = given[name] if name in given else make(network)
+                made[name] = given[name] if name in given else EXPLAINERS[name](network)
             except ValueError as error:
                 refusals.append(str(error))
                 if name in names:
