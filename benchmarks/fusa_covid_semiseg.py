@@ -146,7 +146,8 @@ def _volume_and_number(image: Path) -> tuple[str, int]:
 def hand_labelled(packs: Path, output: Path) -> list[dict[str, Any]]:
     """The 50 slices with their folds; near duplicates share one."""
     pack = packs / "ct2d_infseg"
-    rows = [f"images/{image.name},masks/{image.name}," for image in sorted((pack / "images").glob("*.png"))]
+    images = sorted((pack / "images").glob("*.png"), key=lambda image: int(image.stem))
+    rows = [f"images/{image.name},masks/{image.name}," for image in images]
     options = ("--split", "folds=5", "--alike-together")
     return build_datalist(output / "hand_labelled.json", pack, rows, *options)["training"]
 
