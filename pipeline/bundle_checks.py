@@ -199,9 +199,17 @@ def check_properties(bundle: Bundle, dataset: Path) -> None:
 
 
 def check_overlays(bundle: Bundle) -> None:
-    """Every other config of the bundle still builds a network, and an explainer that fits it, over inference.json."""
+    """Every other config of the bundle still builds a network, and an explainer that fits it, over inference.json.
+
+    The explainers for comparison fit the bundle's own network; those that another does not allow are left out there.
+    """
     import torch
 
+    own = inference_config(bundle.root)
+    if own.get("comparison_explainers"):
+        own.update({"device": "$torch.device('meta')"})
+        with torch.device("meta"):
+            own.get_parsed_content("comparison_explainers")
     for path in sorted((bundle.root / "configs").glob("*.json")):
         if path.name in CONFIGS:
             continue

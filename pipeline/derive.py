@@ -95,14 +95,14 @@ def _read_record(run_dir: Path) -> dict[str, Any]:
 
 
 def _network_of(overlays: Sequence[str | Path]) -> dict[str, Any]:
-    """What overlays say of the network and its explainer; other settings are in the run's record."""
+    """What overlays say of the network and its explainers; other settings are in the run's record."""
     found: dict[str, Any] = {}
     for path in overlays:
         try:
             overlay = json.loads(Path(path).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise BundleError(path, f"is no readable JSON overlay ({error})", "give the file of the training") from None
-        found |= {key: overlay[key] for key in ("network_def", "explainer") if key in overlay}
+        found |= {key: overlay[key] for key in ("network_def", "explainer", "comparison_explainers") if key in overlay}
     return found
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from monai.transforms import LoadImage
 
@@ -89,9 +90,7 @@ class Model:
                 config.get_parsed_content("explainer") if config.get("explainer") is not None else None
             )
             # Shown beside it in a report, by name.
-            self.comparison_explainers: dict[str, Explainer] = (
-                config.get_parsed_content("comparison_explainers") if config.get("comparison_explainers") else {}
-            )
+            self.comparison_explainers = _allowed_explainers(config)
             self.postprocessing = config.get_parsed_content("postprocessing")
         except Exception as error:
             named = our_error(error) or last_cause(error)
@@ -257,6 +256,18 @@ def _as_bytes(heat_map: MetaTensor) -> np.ndarray:
     """A heat map ``[1, *spatial]`` in 0..1 as uint8 0..255."""
     scaled: np.ndarray = heat_map.as_tensor()[0].clamp_(0, 1).mul_(255).round_().to(torch.uint8).numpy()
     return scaled
+
+
+def _allowed_explainers(config: ConfigParser) -> dict[str, Explainer]:
+    """A config's ``comparison_explainers``, but those that its network does not allow: an overlay's may be another."""
+    made: dict[str, Explainer] = {}
+    for name in config.get("comparison_explainers") or {}:
+        try:
+            made[name] = config.get_parsed_content(f"comparison_explainers::{name}")
+        except Exception as error:
+            if not isinstance(last_cause(error), ValueError):
+                raise
+    return made
 
 
 def study_error(study: str, error: BaseException) -> StudyError:
