@@ -1,4 +1,4 @@
-"""Does a bundle's heat map find the infection of an X-ray? Intersection over union and the pointing game, with baselines.
+"""Does a bundle's heat map find the infection of an X-ray? Intersection over union, pointing game, and baselines.
 
 Maps lie on the picture's own grid, as ``pneumonai predict`` writes them, whatever the answered class. The truth is each
 item's ``mask``, or its ``boxes`` with ``--truth boxes`` (the map's own boxes are then compared with them); items in

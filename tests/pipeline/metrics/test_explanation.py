@@ -138,8 +138,9 @@ def test_voxels_of_one_value_go_in_a_seeded_order() -> None:
 def test_a_map_without_truth_is_scored_by_the_lungs_alone() -> None:
     lungs = np.array([[1, 1, 0], [2, 2, 0]])
     made = score_map(MAP, lungs, TRUTH.astype(np.uint8))
+    in_lungs = {"pointing_in_lungs": 1, "dice_in_lungs": 0.75}
     assert made == pytest.approx(
-        {"share_in_lungs": 2.5 / 2.6, "pointing": 1, "dice": 0.75, "pointing_in_lungs": 1, "dice_in_lungs": 0.75}
+        {"share_in_lungs": 2.5 / 2.6, "pointing": 1, "dice": 0.75, "iou": 2 / 3} | in_lungs  # 0.9, 0.6, 0.6 are marked
     )
     assert list(score_map(MAP, lungs, EMPTY)) == list(score_map(MAP, lungs, None)) == ["share_in_lungs"]
 
