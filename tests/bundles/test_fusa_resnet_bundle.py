@@ -28,7 +28,9 @@ def naming(small_copy: Any) -> Path:
     shipped = json.loads((find_bundle(CLASSIFICATION).root / "configs" / "inference.json").read_text())
     unexplained = shipped["postprocessing"] | {"transforms": shipped["postprocessing"]["transforms"][:2]}
     network = {"_target_": "threshold_network.ThresholdNetwork", "threshold": 0.55, "pooled": True}
-    return small_copy(CLASSIFICATION, network_def=network, explainer=None, postprocessing=unexplained)
+    return small_copy(
+        CLASSIFICATION, network_def=network, explainer=None, comparison_explainers={}, postprocessing=unexplained
+    )
 
 
 def test_verify_passes_a_small_copy(small_copy: Any) -> None:
