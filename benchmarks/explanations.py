@@ -2,10 +2,14 @@
 
 Everything is measured on the network's input grid: masks go through the bundle's own preprocessing with the image. The
 lungs that the image is cut by are those that ``pneumonai predict`` would find; the datalist's ``lungs`` are the truth
-that the maps are held against::
+that the maps are held against. Pictures (X-rays, slices) are cut by the datalist's ``lungs`` where it has them, as with
+``pneumonai predict --lungs``, since their preprocessing looks at the lungs alone::
 
     python benchmarks/explanations.py --datalist phantoms/datalist.json --bundle nl_ran_ct_classification \
         --part test --output OUT
+
+With ``--randomise N`` the weights are randomised layer by layer on the first N images (Adebayo's test), and the rank
+correlation of each map with its own at every layer stands in the report.
 
 ``OUT/cases.jsonl`` keeps the scores study by study, and the same command goes on from there; ``explanations.json``,
 ``explanations.md`` and ``curves.png`` are written at the end.
@@ -29,6 +33,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from monai.data import MetaTensor
 from monai.transforms import Compose, Orientationd
+from PIL import Image
 
 from pneumonai.data_manifests.datalist import load_datalist
 from pneumonai.pipeline.bundle import find_bundle
@@ -47,9 +52,12 @@ from pneumonai.pipeline.metrics.explanation import (
     verdict,
 )
 from pneumonai.pipeline.metrics.figures import COLOURS, save_figure
+from pneumonai.pipeline.metrics.map_randomisation import randomisation_correlations
 from pneumonai.pipeline.model import Model
 from pneumonai.pipeline.precision import run_network
 from pneumonai.pipeline.progress import step_progress
+from pneumonai.pipeline.slice_inferers import SliceClassifier
+from pneumonai.pipeline.study import InputKind, open_checked
 
 MASKS = ("infection", "true_lungs")
 BASELINES = ("lung mask", "random in lungs")
@@ -90,10 +98,13 @@ class Measurement:
 
     def __init__(self, model: Model, *, steps: int, batch_size: int, fill: str) -> None:
         self.model = model
-        self.preprocessing = carrying_masks(model.preprocessing)
-        self.explainers = make_explainers(
-            model.network, ["all"], given={getattr(model.explainer, "name", ""): model.explainer}
-        )
+        self.of_pictures = model.bundle.input_kind is not InputKind.VOLUME
+        self.preprocessing = None if self.of_pictures else carrying_masks(model.preprocessing)
+        # The bundle's own comes first; of slices it is the explainer inside SliceBySlice.
+        own = getattr(model.explainer, "name", "")
+        given = {} if isinstance(model.inferer, SliceClassifier) else {own: model.explainer}
+        made = make_explainers(model.network, ["all"], given=given)
+        self.explainers = {name: made[name] for name in sorted(made, key=lambda name: name != own)}
         self.temperature = float(model.bundle.settings.get("temperature") or 1.0)
         self.steps, self.batch_size, self.fill = steps, batch_size, fill
 
@@ -102,13 +113,42 @@ class Measurement:
         logits = run_network(self.model.network, images, self.model.precision)
         return (logits / self.temperature).softmax(dim=1)
 
+    def prepared(self, item: dict[str, Any], folder: Path) -> tuple[torch.Tensor, np.ndarray, np.ndarray | None]:
+        """The network's input ``[C, *spatial]``, and the lungs and infection on its grid."""
+        if self.preprocessing is not None:
+            done = self.preprocessing(with_masks(item, folder))
+            infection = np.asarray(done["infection"])[0] if "infection" in done else None
+            lungs = np.asarray(done.get("true_lungs", done["lungs"]))[0]
+            return done["image"].as_tensor().to(self.model.device), lungs, infection
+        bundle = self.model.bundle
+        study = open_checked(item["image"], modality=bundle.modality, input_kind=bundle.input_kind)
+        given = np.asarray(Image.open(folder / item["lungs"]).convert("L")) if "lungs" in item else None
+        if given is not None and given.shape != study.image.shape:
+            raise StudyError(item["image"], "its lungs are of another size", "give a mask of the picture's size")
+        done = self.model.prepare(study, None if given is None else (given > 0).astype(np.uint8))
+        image, lungs = done["image"].as_tensor().to(self.model.device), np.asarray(done["lungs"])[0]
+        return (
+            (image[:, 0], lungs[0], None) if isinstance(self.model.inferer, SliceClassifier) else (image, lungs, None)
+        )
+
+    def randomised(self, image: torch.Tensor) -> dict[str, dict[str, float]]:
+        """Map -> layer -> rank correlation with the map of a network that is random from the output to that layer."""
+        with torch.inference_mode():
+            predicted = int(self.probabilities(image[None])[0].argmax())
+        made = {}
+        for name in self.explainers:
+
+            def explain(network: torch.nn.Module, images: torch.Tensor, name: str = name) -> np.ndarray:
+                return make_explainers(network, [name])[name](images, predicted)[:, 0].cpu().numpy()
+
+            found = randomisation_correlations(self.model.network, explain, image[None])
+            made[name] = {layer: values[0] for layer, values in found.items()}
+        return made
+
     @torch.inference_mode()
     def measure(self, item: dict[str, Any], folder: Path, seed: int = 0) -> dict[str, Any]:
         """Scores, curves and seconds of every map of one study, ready for JSON; ``seed`` of noise and of ties."""
-        prepared = self.preprocessing(with_masks(item, folder))
-        image = prepared["image"].as_tensor().to(self.model.device)
-        lungs = np.asarray(prepared.get("true_lungs", prepared["lungs"]))[0]
-        infection = np.asarray(prepared["infection"])[0] if "infection" in prepared else None
+        image, lungs, infection = self.prepared(item, folder)
         found = self.probabilities(image[None])[0]
         predicted = int(found.argmax())
         maps, seconds = {}, {}
@@ -161,6 +201,7 @@ def run(options: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, An
         "part": options.part,
         "steps": options.steps,
         "fill": options.fill,
+        "randomise": options.randomise,
     }
     kept = options.output / "cases.jsonl"
     lines = kept.read_text().splitlines() if kept.exists() else []
@@ -176,6 +217,10 @@ def run(options: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, An
                 continue
             start = time.perf_counter()
             case = measurement.measure(item, Path(options.datalist).parent, seed=done)
+            if done < options.randomise:
+                case["randomised"] = measurement.randomised(
+                    measurement.prepared(item, Path(options.datalist).parent)[0]
+                )
             case["total_seconds"] = time.perf_counter() - start
             cases[case["image"]] = case
             file.write(json.dumps(case) + "\n")
@@ -201,8 +246,19 @@ def report(cases: list[dict[str, Any]], settings: dict[str, Any]) -> dict[str, A
     return (
         {"settings": settings, "lungs_share_of_grid": grid, "seconds_a_map": seconds, "seconds": total}
         | explanation_report(explained)
-        | {"comparisons": tests}
+        | {"comparisons": tests, "randomisation": randomisation([c["randomised"] for c in cases if "randomised" in c])}
     )
+
+
+def randomisation(found: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, float | None]]:
+    """Mean rank correlation over the images, map -> layer; None where every map was constant."""
+    made: dict[str, dict[str, float | None]] = {}
+    for name in found[0] if found else ():
+        made[name] = {}
+        for layer in found[0][name]:
+            values = [one[name][layer] for one in found if math.isfinite(one[name][layer])]
+            made[name][layer] = float(np.mean(values)) if values else None
+    return made
 
 
 def markdown(found: dict[str, Any]) -> str:
@@ -223,6 +279,12 @@ def markdown(found: dict[str, Any]) -> str:
         }
         parts.append(table("difference", columns, cells))
     parts.append("\n".join(sentences(found, own)))
+    if found["randomisation"]:
+        columns = list(found["randomisation"])
+        layers = list(found["randomisation"][columns[0]])
+        cells = {layer: [in_words(found["randomisation"][name][layer], None) for name in columns] for layer in layers}
+        parts.append("Rank correlation with the own map, random from the output to this layer:")
+        parts.append(table("layer", columns, cells))
     return "\n\n".join(parts) + "\n"
 
 
@@ -280,6 +342,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=20, help="of the deletion and insertion curves")
     parser.add_argument("--fill", choices=("mean", "blur"), default="mean", help="what replaces deleted voxels")
+    parser.add_argument("--randomise", type=int, default=0, metavar="N", help="randomise the weights on N images")
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--device", help="cpu, cuda; by default a GPU where there is one")
     options = parser.parse_args()
