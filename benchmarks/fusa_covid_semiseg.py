@@ -238,7 +238,9 @@ def draw_cases(output: Path, folds: list[int], picture: Path, count: int = 3) ->
     for number, (dice, tile) in enumerate([*cases[:count], *cases[-count:]]):
         place = (number % count * TILE, number // count * TILE)
         sheet.paste(tile, place)
-        ImageDraw.Draw(sheet).text((place[0] + 6, place[1] + 4), f"Dice {dice:.2f}", fill="white")
+        ImageDraw.Draw(sheet).text(
+            (place[0] + 6, place[1] + 4), f"Dice {dice:.2f}", "white", stroke_width=3, stroke_fill="black"
+        )
     sheet.save(picture, quality=85)
 
 
