@@ -7,7 +7,7 @@ Array form :class:`LungSegment`, dictionary form :class:`LungSegmentd`. The anat
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -103,6 +103,13 @@ class LungSegment(Transform):
         return convert_to_dst_type(torch.from_numpy(mask), img, dtype=torch.uint8)[0], warnings
 
 
+class SegmentsLungs(Protocol):
+    """Finds the lungs in an image ``[1, *spatial]``."""
+
+    def with_warnings(self, img: NdarrayOrTensor) -> tuple[NdarrayOrTensor, list[str]]:
+        """Label map (1 right, 2 left), and what to warn of."""
+
+
 class LungSegmentd(MapTransform):
     """Dictionary form of :class:`LungSegment`: writes the label map of ``keys`` under ``lungs_key``.
 
@@ -125,9 +132,10 @@ class LungSegmentd(MapTransform):
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         if len(self.keys) != 1:
-            raise ValueError(f"LungSegmentd needs one key, got {list(self.keys)}; use one LungSegmentd an image")
+            name = type(self).__name__
+            raise ValueError(f"{name} needs one key, got {list(self.keys)}; use one {name} an image")
         self.lungs_key = lungs_key
-        self.segment = LungSegment()
+        self.segment: SegmentsLungs = LungSegment()
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """A copy of ``data`` with the label map added."""

@@ -6,21 +6,19 @@ Labels everywhere: 0 background, 1 the patient's right lung, at the picture's le
 from __future__ import annotations
 
 import pickle
-from collections.abc import Hashable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.config.type_definitions import NdarrayOrTensor
-from monai.data.meta_tensor import MetaTensor
 from monai.transforms import AsDiscrete, Compose, FillHoles, KeepLargestConnectedComponent, Resize
-from monai.transforms.transform import MapTransform, Transform
+from monai.transforms.transform import Transform
 from monai.utils import TransformBackends, convert_to_dst_type, convert_to_tensor
 from scipy import ndimage
 
-from pneumonai.transforms.lung_segment import LEFT, RIGHT, LungsNotFoundError
+from pneumonai.transforms.lung_segment import LEFT, RIGHT, LungSegmentd, LungsNotFoundError
 
 __all__ = [
     "PictureLungSegment",
@@ -165,7 +163,7 @@ def _loaded(network: torch.nn.Module, path: Path) -> torch.nn.Module:
     return network
 
 
-class PictureLungSegmentd(MapTransform):
+class PictureLungSegmentd(LungSegmentd):
     """Dictionary form of :class:`PictureLungSegment`: writes the label map of ``keys`` under ``lungs_key``.
 
     Does nothing where ``lungs_key`` is already there. Warnings are appended to the image's ``meta["warnings"]``.
@@ -194,22 +192,8 @@ class PictureLungSegmentd(MapTransform):
         lungs_key: str = "lungs",
         allow_missing_keys: bool = False,
     ) -> None:
-        super().__init__(keys, allow_missing_keys)
-        if len(self.keys) != 1:
-            raise ValueError(f"PictureLungSegmentd needs one key, got {list(self.keys)}; use one for each picture")
-        self.lungs_key = lungs_key
+        super().__init__(keys, lungs_key, allow_missing_keys)
         self.segment = PictureLungSegment(network, weights, size)
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """A copy of ``data`` with the label map added."""
-        d = dict(data)
-        if self.lungs_key in d:
-            return d
-        for key in self.key_iterator(d):
-            d[self.lungs_key], warnings = self.segment.with_warnings(d[key])
-            if warnings and isinstance(d[key], MetaTensor):
-                d[key].meta["warnings"] = [*d[key].meta.get("warnings", []), *warnings]
-        return d
 
 
 PictureLungSegmentD = PictureLungSegmentDict = PictureLungSegmentd
