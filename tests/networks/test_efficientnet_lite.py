@@ -145,10 +145,10 @@ def test_the_stem_is_tensorflows(sides, zeros):
     filtered = F.conv2d(F.pad(x, zeros), stem.get_submodule("0").weight, stride=2)
     weight, bias, mean, var = (getattr(norm, part)[:, None, None] for part in NORM[:4])
     torch.testing.assert_close(stem(x), ((filtered - mean) / (var + 1e-3).sqrt() * weight + bias).clamp(0, 6))
-    # A hundredth of each batch goes into the running statistics: TensorFlow's momentum of 0.99.
+    # A tenth of each batch goes into the running statistics, not TensorFlow's hundredth: fine-tuning is short.
     before = norm.running_mean.clone()
     stem.train()(x)
-    torch.testing.assert_close(norm.running_mean, 0.99 * before + 0.01 * filtered.mean((0, 2, 3)))
+    torch.testing.assert_close(norm.running_mean, 0.9 * before + 0.1 * filtered.mean((0, 2, 3)))
 
 
 def test_padding_of_mobilenet_is_on_both_sides_and_names_are_the_same():
