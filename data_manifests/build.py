@@ -191,7 +191,9 @@ def _boxes(rule: Mapping[str, Any], path: str, source: Source) -> list[Box]:
     """The boxes of a picture: of the table's rows that name it, those whose cells match the rule's ``where``."""
     table = source.table(rule["table"])
     found: list[Box] = []
-    for row in source.rows(rule["table"], path) if table is not None else ():
+    if table is None:
+        return found
+    for row in source.rows(rule["table"], path):
         wanted = rule.get("where", {}).items()
         if all(re.fullmatch(matches, row.values[table.column(column)], re.IGNORECASE) for column, matches in wanted):
             sides = {key: row.values[table.column(rule[key])] for key in BOX_KEYS}

@@ -63,8 +63,10 @@ class Source:
         """All rows of a table that name the file, by its base name; none where an optional table is missing."""
         if name not in self._all_rows:
             table, grouped = self.table(name), defaultdict(list)
-            for row in () if table is None else table.rows:
-                grouped[_base(row.values[table.column(self.tables[name]["key"])])].append(row)
+            if table is not None:
+                key = table.column(self.tables[name]["key"])
+                for row in table.rows:
+                    grouped[_base(row.values[key])].append(row)
             self._all_rows[name] = grouped
         return self._all_rows[name].get(_base(path), [])
 

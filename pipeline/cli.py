@@ -207,7 +207,7 @@ def _tell(outcome: Outcome, output: Path, quiet: bool) -> None:
         refer = f", refer to a reader: {result.refer_reason}" if result.refer else ""
         skipped = " (answered earlier)" if outcome.skipped else ""
         verdict = f"{result.verdict} {result.confidence:.2f}" if result.confidence is not None else _marked(result)
-        if (result.truth or {}).get("iou") is not None:
+        if result.truth is not None and result.truth.get("iou") is not None:
             verdict += f", IoU {result.truth['iou']:.3f}"
         typer.echo(f"{outcome.source.id}: {verdict}{refer}{skipped} -> {output / outcome.source.id / report}")
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -105,7 +105,7 @@ class _SharingOut(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Images ``[B, C, H, W]`` -> logits ``[B, num_classes]``, the network's own."""
         network = self.network
-        layers = dict(network.features.named_children())
+        layers = dict(network.get_submodule("features").named_children())
         conv, norm = layers.pop("conv0"), layers.pop("norm0")
         x = _relu(self._linear(lambda seen: norm(conv(seen)), x))
         for name, layer in layers.items():
@@ -121,7 +121,7 @@ class _SharingOut(nn.Module):
 
     def _block(self, block: GammaDenseBlock, x: torch.Tensor) -> torch.Tensor:
         scale = block.scale()
-        for layer in block:
+        for layer in cast(Iterable[DenseLayer], block):
             x = torch.cat([x, self._dense(layer, x, None if scale is None else scale[: x.shape[1]])], dim=1)
         return x
 
