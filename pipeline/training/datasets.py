@@ -23,6 +23,7 @@ def cached_dataset(
     cache: Cache = "disk",
     cache_dir: str | Path | None = None,
     num_workers: int = 1,
+    track_meta: bool = False,
 ) -> Dataset:
     """MONAI's dataset for a kind of cache; only the transforms before the first random one are cached.
 
@@ -33,13 +34,21 @@ def cached_dataset(
             (``CacheDataset``: prepared at every start) or ``none`` (prepared in every epoch).
         cache_dir: folder of the disk's cache; name it after the preprocessing, which the file names do not hold.
         num_workers: threads that fill the memory's cache.
+        track_meta: keep on disk what inverting the preprocessing needs, too; such a cache is read by ``pickle``.
 
     Raises:
         ManifestError: another word for ``cache``.
     """
     items = list(data)
     if cache == "disk":
-        return PersistentDataset(items, transform, cache_dir=cache_dir, hash_func=_item_hash)
+        return PersistentDataset(
+            items,
+            transform,
+            cache_dir=cache_dir,
+            hash_func=_item_hash,
+            track_meta=track_meta,
+            weights_only=not track_meta,
+        )
     if cache == "memory":
         return CacheDataset(items, transform, num_workers=num_workers)
     if cache == "none":

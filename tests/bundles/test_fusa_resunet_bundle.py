@@ -212,6 +212,26 @@ def test_evaluation_scores_on_the_source_grid(marking: Path, dataset: Path, tmp_
         assert float(rows[item["image"]]["dice"]) == pytest.approx(result.truth["dice"], abs=1e-6)
 
 
+def test_an_evaluation_from_the_cache_scores_the_same(marking: Path, dataset: Path, tmp_path: Path) -> None:
+    from monai.bundle import create_workflow
+
+    scores = []
+    for _ in range(2):
+        workflow = create_workflow(
+            workflow_type="infer",
+            config_file=str(marking / "configs" / "evaluate.json"),
+            bundle_root=str(marking),
+            dataset_dir=str(dataset),
+            datalist=str(dataset / "datalist.json"),
+            output_dir=str(tmp_path),
+            device="$torch.device('cpu')",
+            cache="disk",
+        )
+        workflow.run()
+        scores.append((tmp_path / "predictions.csv").read_text())
+    assert scores[0] == scores[1]
+
+
 def test_the_papers_widths_and_the_tables_networks_build() -> None:
     sizes = {"linknet": 11.5, "pspnet": 12.6, "deeplabv3": 15.3, "unet": 10.5, "resunet": 2.1, "paper": 40.1}
     for name, millions in sizes.items():
