@@ -189,22 +189,28 @@ def test_pictures_and_volumes_train_and_evaluate_together(dataset: Path, train_a
     train_and_use(SEGMENTATION, dataset, small, slices_per_study=2, average_decay=0.9)
 
 
-def test_evaluation_scores_on_the_source_grid(marking: Path, dataset: Path, tmp_path: Path) -> None:
-    """What the threshold network marks is compared with the masks as they lie on disk."""
+def evaluate(bundle: Path, dataset: Path, output: Path, **settings: Any) -> str:
+    """The predictions.csv of the bundle's evaluate.json."""
     from monai.bundle import create_workflow
 
     workflow = create_workflow(
         workflow_type="infer",
-        config_file=str(marking / "configs" / "evaluate.json"),
-        bundle_root=str(marking),
+        config_file=str(bundle / "configs" / "evaluate.json"),
+        bundle_root=str(bundle),
         dataset_dir=str(dataset),
         datalist=str(dataset / "datalist.json"),
-        output_dir=str(tmp_path),
+        output_dir=str(output),
         device="$torch.device('cpu')",
+        **settings,
     )
     workflow.run()
-    with (tmp_path / "predictions.csv").open(newline="") as file:
-        rows = {Path(row["image"]).name: row for row in csv.DictReader(file)}
+    return (output / "predictions.csv").read_text()
+
+
+def test_evaluation_scores_on_the_source_grid(marking: Path, dataset: Path, tmp_path: Path) -> None:
+    """What the threshold network marks is compared with the masks as they lie on disk."""
+    predictions = csv.DictReader(evaluate(marking, dataset, tmp_path).splitlines())
+    rows = {Path(row["image"]).name: row for row in predictions}
     model = Model(find_bundle(marking), device="cpu", precision="fp32")
     for item in json.loads((dataset / "datalist.json").read_text())["test"]:
         result = predict_study(dataset / item["image"], model=model, options=Options(truth=str(dataset / item["mask"])))
@@ -213,23 +219,8 @@ def test_evaluation_scores_on_the_source_grid(marking: Path, dataset: Path, tmp_
 
 
 def test_an_evaluation_from_the_cache_scores_the_same(marking: Path, dataset: Path, tmp_path: Path) -> None:
-    from monai.bundle import create_workflow
-
-    scores = []
-    for _ in range(2):
-        workflow = create_workflow(
-            workflow_type="infer",
-            config_file=str(marking / "configs" / "evaluate.json"),
-            bundle_root=str(marking),
-            dataset_dir=str(dataset),
-            datalist=str(dataset / "datalist.json"),
-            output_dir=str(tmp_path),
-            device="$torch.device('cpu')",
-            cache="disk",
-        )
-        workflow.run()
-        scores.append((tmp_path / "predictions.csv").read_text())
-    assert scores[0] == scores[1]
+    first = evaluate(marking, dataset, tmp_path, cache="disk")
+    assert evaluate(marking, dataset, tmp_path, cache="disk") == first
 
 
 def test_the_papers_widths_and_the_tables_networks_build() -> None:
