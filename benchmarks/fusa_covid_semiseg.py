@@ -32,7 +32,7 @@ from PIL import Image, ImageDraw
 
 from pneumonai.pipeline.bundle import find_bundle
 from pneumonai.pipeline.derive import derive_bundle
-from pneumonai.pipeline.metrics.resampling import draw_patients, interval, patient_index, sum_by_patient
+from pneumonai.pipeline.metrics.resampling import interval, resampled_means
 from pneumonai.pipeline.predict import Options, predict_study
 
 BUNDLE = find_bundle("fusa_resunet_ct_segmentation").root
@@ -206,10 +206,8 @@ def dice_table(output: Path, folds: list[int], groups: dict[str, str]) -> str:
 
 
 def _row(rows: list[dict[str, str]], groups: dict[str, str]) -> str:
-    dice = np.array([[float(row["dice"]), 1.0] for row in rows])
-    sums = sum_by_patient(dice, *patient_index([groups[Path(row["image"]).name] for row in rows], len(rows)))
-    totals = np.concatenate([weights @ sums for weights in draw_patients(len(sums), 2000, 0)])
-    low, high = interval(totals[:, 0] / totals[:, 1]) or (np.nan, np.nan)
+    dice = np.array([float(row["dice"]) for row in rows])
+    low, high = interval(resampled_means(dice, [groups[Path(row["image"]).name] for row in rows])) or (np.nan, np.nan)
     mean = {key: np.mean([float(row[key]) for row in rows]) for key in ("dice", "precision", "recall")}
     return f"{mean['dice']:.3f} | {low:.3f} to {high:.3f} | {mean['precision']:.3f} | {mean['recall']:.3f}"
 

@@ -17,14 +17,7 @@ from scipy.ndimage import gaussian_filter
 
 from pneumonai.pipeline.localisation import intersection_over_union
 from pneumonai.pipeline.metrics.paired import PairedTest
-from pneumonai.pipeline.metrics.resampling import (
-    bootstrap_record,
-    draw_patients,
-    interval,
-    patient_index,
-    score,
-    sum_by_patient,
-)
+from pneumonai.pipeline.metrics.resampling import bootstrap_record, interval, patient_index, resampled_means, score
 
 
 @dataclass(frozen=True)
@@ -390,8 +383,5 @@ def _mean(values: np.ndarray, ids: Sequence[str], resamples: int, seed: int) -> 
     known = np.flatnonzero(np.isfinite(values)).tolist()
     if not len(known):
         return float("nan"), None
-    patients, count = patient_index([ids[n] for n in known], len(known))
-    sums = sum_by_patient(np.column_stack([values[known], np.ones(len(known))]), patients, count)
-    draws = draw_patients(count, resamples if count > 1 else 0, seed)
-    blocks = [np.divide(*(weights @ sums).T) for weights in draws]
-    return float(values[known].mean()), np.concatenate(blocks) if blocks else None
+    samples = resampled_means(values[known], [ids[n] for n in known], resamples=resamples, seed=seed)
+    return float(values[known].mean()), samples

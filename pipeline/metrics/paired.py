@@ -13,7 +13,7 @@ import numpy as np
 
 from pneumonai.pipeline.metrics.answers import Answers
 from pneumonai.pipeline.metrics.classification import find_score, positive_index
-from pneumonai.pipeline.metrics.resampling import LEVEL, draw_patients, interval, patient_index, sum_by_patient
+from pneumonai.pipeline.metrics.resampling import LEVEL, interval, patient_index, resampled_means
 
 
 @dataclass(frozen=True)
@@ -112,14 +112,13 @@ def paired_means(
         ValueError: other numbers of images.
     """
     scores = np.column_stack([np.asarray(first, dtype=float), np.asarray(second, dtype=float)])
-    patients, count = patient_index(patient_ids, len(scores))
+    _, count = patient_index(patient_ids, len(scores))
     one, two = (float(mean) for mean in scores.mean(axis=0))
     method = f"paired bootstrap by {'patient' if count < len(scores) else 'image'}"
-    if count < 2:
+    differences = resampled_means(scores[:, 1] - scores[:, 0], patient_ids, resamples=resamples, seed=seed)
+    if differences is None:
         return PairedTest(method, metric, one, two, two - one, None, None, "one patient gives no interval")
-    sums = sum_by_patient(np.column_stack([scores[:, 1] - scores[:, 0], np.ones(len(scores))]), patients, count)
-    totals = np.concatenate([weights @ sums for weights in draw_patients(count, resamples, seed)])
-    return _from_samples(method, metric, one, two, totals[:, 0] / totals[:, 1])
+    return _from_samples(method, metric, one, two, differences)
 
 
 def _from_samples(method: str, metric: str, one: float, two: float, differences: np.ndarray) -> PairedTest:

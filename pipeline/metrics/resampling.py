@@ -69,6 +69,29 @@ def sum_by_patient(values: np.ndarray, patients: np.ndarray, count: int) -> np.n
     return sums
 
 
+def resampled_means(
+    values: np.ndarray, patient_ids: Sequence[str | None] | None, *, resamples: int = 2000, seed: int = 0
+) -> np.ndarray | None:
+    """The mean over images in each resample of their patients.
+
+    Args:
+        values: of the images, ``[N]``, all finite.
+        patient_ids: see :func:`patient_index`.
+        resamples: how many; without any, or with fewer than two patients, there is nothing to say.
+        seed: of the draws.
+
+    Returns:
+        ``[resamples]``, or None.
+    """
+    patients, count = patient_index(patient_ids, len(values))
+    if count < 2 or resamples < 1:
+        return None
+    sums = sum_by_patient(np.column_stack([values, np.ones(len(values))]), patients, count)
+    totals = np.concatenate([weights @ sums for weights in draw_patients(count, resamples, seed)])
+    means: np.ndarray = totals[:, 0] / totals[:, 1]
+    return means
+
+
 def interval(samples: np.ndarray | None) -> list[float] | None:
     """The percentiles 2.5 and 97.5 of resampled scores.
 
