@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from ignite.engine import Engine, Events
@@ -21,7 +22,6 @@ from pneumonai.pipeline.outputs.views import display_turn
 from pneumonai.pipeline.study import study_name
 
 _COLUMNS = ("image", "patient_id", "label", "pred")
-_SEGMENTATION_COLUMNS = ("image", "patient_id", "dice", "precision", "recall", "infection_ml", "infection_percent")
 
 
 class PredictionsWriter:
@@ -74,23 +74,23 @@ class PredictionsWriter:
             write_report(report, self.output_dir, labels=labels, probabilities=probabilities)
 
 
-class SegmentationPredictionsWriter:
-    """Writes ``predictions.csv`` of an infection segmentation and, with true masks, the report.
+class MaskPredictionsWriter(ABC):
+    """Writes what a network marks in each image: ``predictions.csv``, the masks and, with true ones, the report.
 
-    Columns: ``image, patient_id, dice, precision, recall, infection_ml, infection_percent``. The scores are empty
-    without a truth, ``infection_ml`` for pictures and where the spacing is assumed (``assumed_geometry`` in the image's
-    meta data). ``infection_percent`` is the share of the lungs where ``lungs`` lies beside the prediction, and of
-    the picture otherwise (empty for a volume without lungs).
-
-    Prediction and truth are compared on the grid on which the postprocessing left the prediction. Masks are kept for
-    one batch only.
+    The frame alone: a subclass says what is measured, scored and written of an image. Masks are kept for one batch
+    only. Prediction and truth are compared on the grid on which the postprocessing left the prediction.
 
     Args:
         output_dir: folder of the files; made where missing.
         metrics: write ``metrics.json`` and ``metrics.csv`` too; needs a mask at every item.
         truth_key: of the true mask ``[1, *spatial]``, in the engine's output or else in the batch.
-        masks: write every prediction too, ``NAME_infection.nii.gz`` (0, 1) or, of a picture, ``.png`` (0, 255).
+        masks: write every prediction too.
+
+    Attributes:
+        columns: of ``predictions.csv``; the first are ``image`` and ``patient_id``.
     """
+
+    columns: ClassVar[tuple[str, ...]]
 
     def __init__(
         self, output_dir: str | Path, *, metrics: bool = False, truth_key: str = "mask", masks: bool = False
@@ -99,56 +99,111 @@ class SegmentationPredictionsWriter:
         self.metrics = metrics
         self.truth_key = truth_key
         self.masks = masks
-        self._rows: list[dict[str, Any]] = []
-        self._scores = SegmentationScores()
+        self.start()
 
     def attach(self, engine: Engine) -> None:
         """Collect after each batch, write at the end."""
-        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.STARTED, self.start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
         engine.add_event_handler(Events.COMPLETED, self._write)
 
-    def _start(self) -> None:
-        self._rows = []
-        self._scores = SegmentationScores()
+    def start(self) -> None:
+        """Forget an earlier run."""
+        self._rows: list[dict[str, Any]] = []
+
+    @abstractmethod
+    def measure(self, item: dict[str, Any], output: dict[str, Any]) -> dict[str, Any]:
+        """Columns that need no truth, from an item of the batch and of the engine's output."""
+
+    @abstractmethod
+    def score(self, row: dict[str, Any], item: dict[str, Any], prediction: Any, truth: Any) -> dict[str, Any]:
+        """Columns that need one, both masks ``[1, *spatial]``; keeps what the report is made of."""
+
+    @abstractmethod
+    def write_mask(self, name: str, prediction: Any) -> None:
+        """Write one prediction under a name that no other has."""
+
+    @abstractmethod
+    def report(self) -> dict[str, Any]:
+        """What ``metrics.json`` holds."""
 
     def _collect(self, engine: Engine) -> None:
         for item, output in zip(engine.state.batch, engine.state.output, strict=True):
-            image, patient = source_of(item), patient_of(item)
-            marked = _mask(output["pred"])
-            spacing = _spacing(output["pred"], item["image"])
-            row: dict[str, Any] = {"image": image, "patient_id": patient}
-            if spacing is not None:
-                row["infection_ml"] = round(_ml(output["pred"], output["pred"]), 3)
-            row["infection_percent"] = _percent(output["pred"], output.get("lungs", item.get("lungs")))
-            if self.masks:
-                _write_mask(self.output_dir, image, output["pred"], taken=[str(r["image"]) for r in self._rows])
+            image, prediction = source_of(item), output["pred"]
+            row = {"image": image, "patient_id": patient_of(item)} | self.measure(item, output)
             truth = output.get(self.truth_key, item.get(self.truth_key))
             if truth is not None:
-                true = _mask(truth)
-                if true.shape != marked.shape:
-                    raise ManifestError(
-                        image,
-                        f"the mask is {true.shape}, the prediction {marked.shape}",
-                        "let the postprocessing invert both, or neither",
-                    )
-                axis = _slice_axis(output["pred"])
-                case = self._scores.add(
-                    np.moveaxis(marked, axis, 0),
-                    np.moveaxis(true, axis, 0),
-                    spacing_mm=None if spacing is None else [spacing[axis], *spacing[:axis], *spacing[axis + 1 :]],
-                    image=image,
-                    patient_id=patient,
-                )
-                row |= {"dice": case.dice, "precision": case.precision, "recall": case.recall}
+                true, found = tuple(truth.shape[1:]), tuple(prediction.shape[1:])
+                if true != found:
+                    remedy = "let the postprocessing invert both, or neither"
+                    raise ManifestError(image, f"the mask is {true}, the prediction {found}", remedy)
+                row |= self.score(row, item, prediction, truth)
             elif self.metrics:
                 raise ManifestError(image, f"has no {self.truth_key}", "scores need one at every item")
+            if self.masks:
+                self.write_mask(_mask_name(image, taken=[str(other["image"]) for other in self._rows]), prediction)
             self._rows.append(row)
 
     def _write(self) -> None:
-        write_rows(self.output_dir / "predictions.csv", _SEGMENTATION_COLUMNS, self._rows)
+        write_rows(self.output_dir / "predictions.csv", self.columns, self._rows)
         if self.metrics:
-            write_report(self._scores.report(), self.output_dir)
+            write_report(self.report(), self.output_dir)
+
+
+class SegmentationPredictionsWriter(MaskPredictionsWriter):
+    """Writes ``predictions.csv`` of an infection segmentation and, with true masks, the report.
+
+    Columns: ``image, patient_id, dice, precision, recall, infection_ml, infection_percent``. The scores are empty
+    without a truth, ``infection_ml`` for pictures and where the spacing is assumed (``assumed_geometry`` in the image's
+    meta data). ``infection_percent`` is the share of the lungs where ``lungs`` lies beside the prediction, and of
+    the picture otherwise (empty for a volume without lungs).
+
+    A mask is ``NAME_infection.nii.gz`` (0, 1) or, of a picture, ``.png`` (0, 255).
+    """
+
+    columns = ("image", "patient_id", "dice", "precision", "recall", "infection_ml", "infection_percent")
+
+    def start(self) -> None:
+        """Forget an earlier run."""
+        super().start()
+        self._scores = SegmentationScores()
+
+    def measure(self, item: dict[str, Any], output: dict[str, Any]) -> dict[str, Any]:
+        """The infection's size."""
+        prediction = output["pred"]
+        row: dict[str, Any] = {"infection_percent": _percent(prediction, output.get("lungs", item.get("lungs")))}
+        if _spacing(prediction, item["image"]) is not None:
+            row["infection_ml"] = round(_ml(prediction, prediction), 3)
+        return row
+
+    def score(self, row: dict[str, Any], item: dict[str, Any], prediction: Any, truth: Any) -> dict[str, Any]:
+        """Overlap with the truth."""
+        axis, spacing = _slice_axis(prediction), _spacing(prediction, item["image"])
+        case = self._scores.add(
+            np.moveaxis(_mask(prediction), axis, 0),
+            np.moveaxis(_mask(truth), axis, 0),
+            spacing_mm=None if spacing is None else [spacing[axis], *spacing[:axis], *spacing[axis + 1 :]],
+            image=row["image"],
+            patient_id=row["patient_id"],
+        )
+        return {"dice": case.dice, "precision": case.precision, "recall": case.recall}
+
+    def write_mask(self, name: str, prediction: Any) -> None:
+        """A volume as NIfTI, a picture as PNG."""
+        import nibabel as nib
+        from PIL import Image
+
+        mask = _mask(prediction).astype(np.uint8)
+        if mask.ndim == 2:
+            with whole_file(self.output_dir / f"{name}_infection.png") as temporary:
+                Image.fromarray(mask * np.uint8(255)).save(temporary, format="PNG")
+            return
+        with whole_file(self.output_dir / f"{name}_infection.nii.gz") as temporary:
+            nib.save(nib.Nifti1Image(mask, prediction.affine.numpy()), temporary)
+
+    def report(self) -> dict[str, Any]:
+        """The scores of all images."""
+        return self._scores.report()
 
 
 class Predictions(NamedTuple):
@@ -308,25 +363,11 @@ def _slice_axis(prediction: Any) -> int:
     return int(np.flatnonzero(turn[:, 0] == 0)[0])
 
 
-def mask_name(image: str, taken: Sequence[str]) -> str:
+def _mask_name(image: str, taken: Sequence[str]) -> str:
     """How an image's masks are named: after it; a name that an image before it has gets a number."""
     name = study_name(image or "image")
     clashes = sum(study_name(other or "image") == name for other in taken)
     return f"{name}-{clashes + 1}" if clashes else name
-
-
-def _write_mask(folder: Path, image: str, prediction: Any, taken: Sequence[str]) -> None:
-    import nibabel as nib
-    from PIL import Image
-
-    name = mask_name(image, taken)
-    mask = _mask(prediction).astype(np.uint8)
-    if mask.ndim == 2:
-        with whole_file(folder / f"{name}_infection.png") as temporary:
-            Image.fromarray(mask * np.uint8(255)).save(temporary, format="PNG")
-        return
-    with whole_file(folder / f"{name}_infection.nii.gz") as temporary:
-        nib.save(nib.Nifti1Image(mask, prediction.affine.numpy()), temporary)
 
 
 def _spacing(prediction: Any, image: Any) -> list[float] | None:

@@ -16,7 +16,9 @@ from monai.data import MetaTensor
 from PIL import Image
 
 from pneumonai.data_manifests.errors import ManifestError
+from pneumonai.pipeline.training.lung_predictions import LungPredictionsWriter
 from pneumonai.pipeline.training.predictions import (
+    MaskPredictionsWriter,
     PredictionsWriter,
     SegmentationPredictionsWriter,
     read_dice,
@@ -30,7 +32,7 @@ def image(name: str, affine: torch.Tensor | None = None, **meta: Any) -> MetaTen
     return MetaTensor(torch.zeros(1, 2, 2), affine=affine, meta={"filename_or_obj": name} | meta)
 
 
-def run(writer: PredictionsWriter | SegmentationPredictionsWriter, batches: list[list[tuple[Any, Any]]]) -> None:
+def run(writer: PredictionsWriter | MaskPredictionsWriter, batches: list[list[tuple[Any, Any]]]) -> None:
     """An engine that has each batch of (item, output) in its state, as MONAI's evaluators have after decollating."""
 
     def process(engine: Engine, batch: list[tuple[Any, Any]]) -> list[Any]:
@@ -216,3 +218,26 @@ def test_a_mask_on_another_grid_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match=r"a\.nii\.gz: the mask is \(2, 2, 3\), the prediction \(2, 2, 2\)"):
         run(SegmentationPredictionsWriter(tmp_path), [[(item, output)]])
     assert not np.any([path.suffix == ".csv" for path in tmp_path.iterdir()])
+
+
+def test_lungs_by_hand(tmp_path: Path) -> None:
+    def labels(*values: int) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.float32).reshape(1, 2, 3)
+
+    found, true = labels(1, 1, 2, 0, 0, 2), labels(1, 0, 2, 1, 0, 2)
+    batches = [
+        [({"image": image("a.png"), "mask": true, "patient_id": "P1"}, {"pred": found})],
+        [({"image": image("b.png"), "mask": true}, {"pred": labels(0, 0, 0, 0, 0, 0)})],
+    ]
+    run(LungPredictionsWriter(tmp_path, metrics=True, masks=True), batches)
+    columns = ["image", "patient_id", "dice", "dice_right", "dice_left", "right_percent", "left_percent"]
+    assert list(rows(tmp_path)[0]) == columns
+    assert [list(row.values()) for row in rows(tmp_path)] == [
+        ["a.png", "P1", "0.75", "0.5", "1.0", "33.333", "33.333"],
+        ["b.png", "", "0.0", "0.0", "0.0", "0.0", "0.0"],
+    ]
+    report = json.loads((tmp_path / "metrics.json").read_text())
+    assert report["dice_slice_mean"]["value"] == pytest.approx(0.375)
+    assert report["classes"]["right lung"]["support"] == 2
+    assert report["classes"]["left lung"]["dice_pooled"]["value"] == pytest.approx(2 * 2 / (2 + 4))
+    assert np.asarray(Image.open(tmp_path / "a_lungs.png")).tolist() == [[1, 1, 2], [0, 0, 2]]
