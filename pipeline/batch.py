@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pneumonai.pipeline.bundle import Bundle, weights_sha256
-from pneumonai.pipeline.errors import OutputError, PneumonaiError, StudyError
+from pneumonai.pipeline.errors import OutputConflictError, OutputError, PneumonaiError, StudyError
 from pneumonai.pipeline.outputs.result_json import read_json
 from pneumonai.pipeline.outputs.summary import Summary
-from pneumonai.pipeline.predict import Opened, Options, Prepared, answer, open_for, prepare, write
+from pneumonai.pipeline.predict import Opened, Options, Prepared, answer, open_for, prepare
 from pneumonai.pipeline.result import Result
 from pneumonai.pipeline.sources import StudySource, source_fingerprint
+from pneumonai.pipeline.study_folder import RESULT, refuse_other_layout, write
 
 if TYPE_CHECKING:
     from pneumonai.pipeline.model import Model
@@ -66,10 +67,12 @@ def run_batch(
     Raises:
         BundleError: the bundle does not work.
         OutputError: the output folder cannot be written at all.
+        OutputConflictError: a study has answers of other bundles there.
     """
-    _make_folder(output)
+    refuse_other_layout(output, (source.id for source in sources), several=False)
+    make_folder(output)
     summary = Summary(output / "summary.csv", bundle.answers, keep=resume)
-    answered = _Answered(bundle, output, options) if resume else None
+    answered = Answered(bundle, options) if resume else None
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="read-ahead") as reader:
         try:
             yield from _run(list(sources), bundle, output, options, load_model, summary, answered, reader)
@@ -84,13 +87,13 @@ def _run(
     options: Options,
     load_model: Callable[[], Model],
     summary: Summary,
-    answered: _Answered | None,
+    answered: Answered | None,
     reader: ThreadPoolExecutor,
 ) -> Iterator[Outcome]:
     """Generator behind :func:`run_batch`."""
     waiting: list[StudySource] = []
     for source in sources:
-        earlier = answered.result(source) if answered is not None else None
+        earlier = answered.result(source, output / source.id) if answered is not None else None
         if earlier is None:
             waiting.append(source)
         else:
@@ -135,7 +138,7 @@ def _await(ahead: Future[Prepared], source: StudySource) -> tuple[Prepared | Non
     except PneumonaiError as error:
         return None, error
     except Exception as error:
-        return None, _chained(study_error(source.id, error), error)
+        return None, chained(study_error(source.id, error), error)
 
 
 def _answer_and_write(source: StudySource, ready: Prepared, model: Model, output: Path, options: Options) -> Outcome:
@@ -143,56 +146,69 @@ def _answer_and_write(source: StudySource, ready: Prepared, model: Model, output
 
     try:
         result, maps = answer(ready, model, options)
-        return Outcome(source, write(ready.study, result, maps, output / source.id, options))
+        return Outcome(source, write(ready.study, result, maps, output / source.id, report=options.report))
     except PneumonaiError as error:
         return Outcome(source, error=error)
     except Exception as error:
-        return Outcome(source, error=_chained(study_error(source.id, error), error))
+        return Outcome(source, error=chained(study_error(source.id, error), error))
 
 
-def _chained(named: PneumonaiError, cause: BaseException) -> PneumonaiError:
+def chained(named: PneumonaiError, cause: BaseException) -> PneumonaiError:
     """The error with its cause, for ``--debug``."""
     named.__cause__ = cause
     return named
 
 
-def _make_folder(output: Path) -> None:
+def make_folder(output: Path) -> None:
+    """Make the folder of a run's results, or say why it cannot be made."""
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(output, f"the folder cannot be made ({error.strerror})", "choose another --output") from None
 
 
-class _Answered:
-    """What an earlier run answered in an output folder, with the same weights and options."""
+class Answered:
+    """What an earlier run answered with the same bundle, weights and options.
 
-    def __init__(self, bundle: Bundle, output: Path, options: Options) -> None:
+    Args:
+        bundle: which bundle.
+        options: how studies are read and written.
+    """
+
+    def __init__(self, bundle: Bundle, options: Options) -> None:
         self.bundle = bundle
-        self.output = output
         self.options = options.as_recorded()
+        self.modality = options.modality or bundle.modality
         self.sha256 = weights_sha256(bundle.weights) if bundle.weights.is_file() else ""
 
-    def result(self, source: StudySource) -> Result | None:
-        """The earlier result of a study, or None where it must be answered (again)."""
-        path = self.output / source.id / "result.json"
-        if not path.is_file():
+    def result(self, source: StudySource, folder: Path, *, fingerprint: str | None = None) -> Result | None:
+        """The earlier result of a study, or None where it must be answered (again).
+
+        Args:
+            source: the study.
+            folder: where its ``result.json`` lies.
+            fingerprint: of the source as it is now, where that is known.
+
+        Raises:
+            OutputConflictError: the answer there is another bundle's.
+        """
+        if not (folder / RESULT).is_file():
             return None
         try:
-            result = read_json(path)
+            result = read_json(folder / RESULT)
         except (OSError, ValueError, TypeError):
             return None
         if result.bundle.get("name") != self.bundle.name:
-            raise OutputError(
-                self.output,
+            raise OutputConflictError(
+                folder,
                 f"holds answers of another bundle ({result.bundle.get('name')})",
                 "choose another --output, or leave --resume away",
             )
         recorded = {key: result.bundle.get("options", {}).get(key) for key in self.options}
-        same = result.bundle.get("weights_sha256") == self.sha256 and recorded == self.options
-        if not same:
+        if result.bundle.get("weights_sha256") != self.sha256 or recorded != self.options:
             return None
         try:
-            now = source_fingerprint(source, series=self.options["series"], modality=self.bundle.modality)
+            now = fingerprint or source_fingerprint(source, series=self.options["series"], modality=self.modality)
         except StudyError:
             return None
         return result if result.study.get("fingerprint") == now else None

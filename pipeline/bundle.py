@@ -87,6 +87,18 @@ class Bundle:
         return list((self.settings.get("boxes") or {}).get("not_for", ()))
 
     @property
+    def trained_on_phantoms_alone(self) -> bool:
+        """Whether its weights have seen no patient: beside others, its verdict on a patient's study does not count."""
+        return bool(self.settings.get("trained_on_phantoms_alone", False))
+
+    @property
+    def infected_from_percent(self) -> float | None:
+        """Share of the lungs, in percent, from which its mask of infection speaks against ``normal``, and below which
+        against pneumonia; None where it says nothing of that."""
+        share = self.settings.get("infected_from_percent")
+        return None if share is None else float(share)
+
+    @property
     def weights(self) -> Path:
         """Path of the weights that ship with it."""
         return self.root / "models" / "model.pt"

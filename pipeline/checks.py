@@ -86,6 +86,17 @@ def check_lungs(lungs: np.ndarray, voxel_ml: float | None) -> list[str]:
     return warnings
 
 
+def reads(modality: Modality, input_kind: InputKind, study_modality: str, study_kind: str) -> bool:
+    """Whether a bundle for ``modality`` and ``input_kind`` reads studies of some kind; :func:`check` looks at one.
+
+    Examples:
+        >>> reads(Modality.CT, InputKind.SLICE, "CT", "volume"), reads(Modality.CT, InputKind.VOLUME, "CT", "slice")
+        (True, False)
+    """
+    kinds = {InputKind.SLICE: tuple(InputKind)}.get(input_kind, (input_kind,))
+    return study_modality == modality and study_kind in kinds
+
+
 def _check_kind(study: Study, modality: Modality, input_kind: InputKind) -> None:
     if study.modality is not modality:
         raise StudyError(

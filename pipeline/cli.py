@@ -9,19 +9,13 @@ import traceback
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from pneumonai.pipeline.bundle_cli import DEFAULT_BUNDLE, bundle_app
-from pneumonai.pipeline.errors import BundleError, OutputError, PneumonaiError, StudyError, our_error
+from pneumonai.pipeline.errors import OutputConflictError, OutputError, PneumonaiError, our_error
 from pneumonai.pipeline.manifest_cli import manifest_app
-from pneumonai.pipeline.progress import step_progress
-
-if TYPE_CHECKING:
-    from pneumonai.pipeline.batch import Outcome
-    from pneumonai.pipeline.model import Model
-    from pneumonai.pipeline.result import Result
 
 app = typer.Typer(
     name="pneumonai",
@@ -59,6 +53,13 @@ class Explanation(StrEnum):
     LRP = "lrp"
     SALIENCY = "saliency"
     ALL = "all"
+
+
+class PictureModality(StrEnum):
+    """What a picture file shows."""
+
+    CT = "CT"
+    CXR = "CXR"
 
 
 class Form(StrEnum):
@@ -104,14 +105,26 @@ def predict(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the answers.")],
     bundle: Annotated[
-        str, typer.Option(help="Name of a bundle or path of its folder. Only trusted bundles: they can run code.")
-    ] = DEFAULT_BUNDLE,
+        list[str] | None,
+        typer.Option(
+            metavar="NAME|FOLDER|all",
+            help="Which bundle answers; repeat it for several, all for every shipped one that reads the study. "
+            f"Only trusted bundles: they can run code. [default: {DEFAULT_BUNDLE}]",
+        ),
+    ] = None,
+    modality: Annotated[
+        PictureModality | None,
+        typer.Option(
+            help="What PNG and JPEG files show; by default what the bundle reads, with several what they look like."
+        ),
+    ] = None,
     series: Annotated[str | None, typer.Option(metavar="UID", help="Answer this DICOM series.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: a GPU where there is one.")] = None,
     precision: Annotated[Precision, typer.Option(help="auto: bf16 where safe and fast.")] = Precision.AUTO,
     report: Annotated[bool, typer.Option(help="Write report.html and pictures.")] = True,
     explain: Annotated[
-        list[Explanation] | None, typer.Option(help="A heat map by this method too; repeat it, or all.")
+        list[Explanation] | None,
+        typer.Option(help="A heat map by this method too; repeat it, or all. Of several bundles, where one allows it."),
     ] = None,
     truth: Annotated[
         Path | None,
@@ -137,92 +150,26 @@ def predict(
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, no line a study.")] = False,
 ) -> None:
-    """Answer studies: class, heat map, lung masks, report; summary.csv over all of them."""
-    from pneumonai.pipeline.batch import run_batch
-    from pneumonai.pipeline.bundle import find_bundle
-    from pneumonai.pipeline.lungs_in import lungs_bundle
-    from pneumonai.pipeline.mask_in import is_box_table
-    from pneumonai.pipeline.predict import Options
-    from pneumonai.pipeline.sources import find_studies
+    """Answer studies: class, heat map, lung masks, report; summary.csv over all of them.
 
-    chosen = find_bundle(bundle)
-    inside = output.resolve()
-    sources = [s for s in find_studies(inputs, series=series) if inside not in Path(s.path).resolve().parents]
-    methods = tuple(method.value for method in explain or ())
-    if truth is not None and not chosen.is_segmentation and chosen.box_threshold is None:
-        raise BundleError(
-            chosen.name, "marks no infection that --truth could be compared with", "choose a segmentation"
-        )
-    has_boxes = truth is not None and is_box_table(truth)
-    if has_boxes and chosen.box_threshold is None:
-        raise BundleError(chosen.name, f"marks no boxes that {truth} could be compared with", "give masks")
-    if truth is not None and truth.is_file() and not has_boxes and len(sources) > 1:
-        raise StudyError(str(truth), f"is one mask for {len(sources)} studies", "give a folder of masks named as them")
-    finds_lungs = None if lungs is None else lungs_bundle(lungs, chosen)
-    if lungs is not None and Path(lungs).is_file() and len(sources) > 1:
-        raise StudyError(lungs, f"is one mask for {len(sources)} studies", "give a folder of masks named as them")
+    One bundle writes OUTPUT/STUDY/; several (or all) write OUTPUT/STUDY/BUNDLE/ each, and above them joint.json and one
+    report with their answers side by side.
+    """
+    from pneumonai.pipeline.predict import Options
+    from pneumonai.pipeline.predict_cli import Call, predict_many
+    from pneumonai.pipeline.study import Modality
+
     options = Options(
         series=series,
         report=report,
         with_identifiers=with_identifiers,
-        explain=methods,
+        explain=tuple(method.value for method in explain or ()),
         truth=None if truth is None else str(truth),
         lungs=lungs,
         refer_below=refer_below,
+        modality=None if modality is None else Modality(modality.value),
     )
-
-    def load_model() -> Model:
-        from pneumonai.pipeline.model import Model
-
-        model = Model(chosen, device=device, precision=precision.value, lungs=finds_lungs)
-        model.more_explainers(methods)  # one that the network does not allow ends the call here
-        return model
-
-    failed = 0
-    outcomes = run_batch(sources, chosen, output, options, load_model, resume=resume)
-    with step_progress(hidden=quiet or len(sources) < 2) as tell:
-        try:
-            for done, outcome in enumerate(outcomes, start=1):
-                failed += outcome.error is not None
-                _tell(outcome, output, quiet)
-                tell("studies", done, len(sources))
-        except KeyboardInterrupt:
-            typer.echo("interrupted: finished studies are whole; --resume goes on", err=True)
-            raise typer.Exit(130) from None
-    if not quiet:
-        notice = chosen.settings.get("notice", "not for clinical use")
-        typer.echo(f"{len(sources) - failed} of {len(sources)} answered, {output / 'summary.csv'}. Note: {notice}.")
-    if failed:
-        raise typer.Exit(1)
-
-
-def _tell(outcome: Outcome, output: Path, quiet: bool) -> None:
-    if outcome.error is not None:
-        if os.environ.get("PNEUMONAI_DEBUG"):
-            traceback.print_exception(outcome.error)
-        typer.echo(f"error: {outcome.error.line()}", err=True)
-    elif outcome.result is not None and not quiet:
-        result = outcome.result
-        report = "report.html" if "report.html" in result.files else "result.json"
-        refer = f", refer to a reader: {result.refer_reason}" if result.refer else ""
-        skipped = " (answered earlier)" if outcome.skipped else ""
-        verdict = f"{result.verdict} {result.confidence:.2f}" if result.confidence is not None else _marked(result)
-        if result.truth is not None and result.truth.get("iou") is not None:
-            verdict += f", IoU {result.truth['iou']:.3f}"
-        typer.echo(f"{outcome.source.id}: {verdict}{refer}{skipped} -> {output / outcome.source.id / report}")
-
-
-def _marked(result: Result) -> str:
-    """The answer of a segmentation in a few words."""
-    if result.infection is None and result.lungs is not None:
-        return f"lungs of {result.lungs['right_pixels']} and {result.lungs['left_pixels']} pixels (right, left)"
-    infection = result.infection or {}
-    if infection.get("total_percent") is not None:
-        size = f", {infection['total_ml']:.0f} ml" if infection.get("total_ml") is not None else ""
-        words = f"infection in {infection['total_percent']:.1f} % of the lungs{size}"
-    else:
-        words = f"infection in {infection.get('percent_of_picture') or 0:.1f} % of the picture"
-    return words + (f", Dice {result.truth['dice']:.3f}" if result.truth else "")
+    predict_many(inputs, bundle or [DEFAULT_BUNDLE], options, Call(output, device, precision.value, resume, quiet))
 
 
 @app.command()
@@ -342,4 +289,5 @@ def main() -> None:
             sys.exit(1)
         typer.echo(f"error: {ours.line()}", err=True)
         # What reaches this place stopped the whole call; a study that failed among others has ended with 1 before.
-        sys.exit(1 if isinstance(ours, OutputError) else 2)
+        wrong_call = isinstance(ours, OutputConflictError) or not isinstance(ours, OutputError)
+        sys.exit(2 if wrong_call else 1)

@@ -139,6 +139,9 @@ def _write_configs(
         "changelog": metadata["changelog"] | {metadata["version"]: f"derived from {source.name}: {trained_on}"},
     }
     metadata["pneumonai"] |= {"trained_on": trained_on, "notice": notice}
+    # Of the user's data nothing is known, and what was set on validation data belongs to the old weights.
+    for key in ("trained_on_phantoms_alone", "infected_from_percent"):
+        metadata["pneumonai"].pop(key, None)
     if not source.is_segmentation:
         metadata["pneumonai"] |= {"temperature": 1.0, "refer_below": None}
     _write_json(root / "configs" / "metadata.json", metadata)

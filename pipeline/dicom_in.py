@@ -12,6 +12,7 @@ from pneumonai.pipeline.dicom_series import XRAY_MODALITIES, Choice, choose_seri
 from pneumonai.pipeline.errors import StudyError
 from pneumonai.pipeline.sources import StudySource, fingerprint
 from pneumonai.pipeline.study import InputKind, Modality, Study
+from pneumonai.pipeline.synthetic import says_synthetic
 
 
 def open_dicom(
@@ -125,6 +126,7 @@ def _read_ct(choice: Choice, files: Sequence[str], source: StudySource) -> Study
         converted=[f"series chosen: {choice.why}", "slices sorted by position in space", *decoded.steps],
         warnings=warnings,
         identifiers=read_identifiers(head.path),
+        synthetic=says_synthetic(head.description),
         fingerprint=fingerprint(files, source.path, decoded.digests),
     )
     return mark_assumed(study, assumed_in(read_derivation(head.path)))

@@ -8,7 +8,15 @@ from __future__ import annotations
 
 from pneumonai.data_manifests.errors import ManifestError, PneumonaiError
 
-__all__ = ["BundleError", "ManifestError", "OutputError", "PneumonaiError", "StudyError", "our_error"]
+__all__ = [
+    "BundleError",
+    "ManifestError",
+    "OutputConflictError",
+    "OutputError",
+    "PneumonaiError",
+    "StudyError",
+    "our_error",
+]
 
 
 class StudyError(PneumonaiError):
@@ -26,6 +34,10 @@ class BundleError(PneumonaiError):
 
 class OutputError(PneumonaiError):
     """A result cannot be written (full disk, read-only folder)."""
+
+
+class OutputConflictError(OutputError):
+    """The output folder holds answers that these would be mixed with: the call is wrong, nothing was answered."""
 
 
 def our_error(error: BaseException) -> PneumonaiError | None:

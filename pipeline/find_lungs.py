@@ -16,13 +16,13 @@ from pneumonai.pipeline.study import Modality, Study
 from pneumonai.transforms import LungSegment
 
 
-def find_lungs(study: Study, mask: Path | None, model: Model) -> np.ndarray | None:
+def find_lungs(study: Study, mask: Path | None, model: Model | None) -> np.ndarray | None:
     """The lungs of a CT in Hounsfield units or of an X-ray; what a reader should know of them joins the warnings.
 
     Args:
         study: opened and checked; not the picture of a CT slice, whose lungs the preprocessing finds.
         mask: lungs of an X-ray as the user gave them.
-        model: the bundle that is to answer, which may find those of an X-ray.
+        model: the bundle that is to answer, which may find those of an X-ray; None finds none of them.
 
     Returns:
         uint8 on the study's grid, laid in memory as it is, 0, 1 right, 2 left; None where nothing finds them.
@@ -32,7 +32,10 @@ def find_lungs(study: Study, mask: Path | None, model: Model) -> np.ndarray | No
     """
     if study.modality is Modality.CT:
         return _lungs_of_ct(study)
-    found = model.find_lungs(study) if mask is None else open_lungs(mask, study.image.shape)
+    if mask is not None:
+        found: tuple[np.ndarray, list[str]] | None = open_lungs(mask, study.image.shape)
+    else:
+        found = None if model is None else model.find_lungs(study)
     if found is None:
         return None
     labels, warnings = found

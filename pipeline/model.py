@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -23,7 +25,7 @@ from pneumonai.pipeline.slice_inferers import SliceClassifier
 from pneumonai.pipeline.study import Study
 from pneumonai.pipeline.weights import load_weights
 from pneumonai.transforms import PictureLungSegmentd
-from pneumonai.transforms.picture_lungs import lungs_not_found
+from pneumonai.transforms.picture_lungs import PictureLungSegment, lungs_not_found
 
 
 @dataclass
@@ -74,12 +76,7 @@ class Model:
         lungs: Bundle | None = None,
     ) -> None:
         self.bundle = bundle
-        try:
-            self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-            torch.empty(0, device=self.device)
-        except (RuntimeError, AssertionError) as error:
-            reason = str(error).splitlines()[0]
-            raise BundleError(bundle.name, f"cannot run on device {device!r} ({reason})", "try --device cpu") from None
+        self.device = usable_device(bundle.name, device)
         try:
             with _without_codec_messages():
                 config = inference_config(bundle.root, device=str(self.device))
@@ -134,6 +131,32 @@ class Model:
                 others = {name: SliceBySlice(self.network, one, size, highest) for name, one in others.items()}
             self._more_explainers[chosen] = others
         return self._more_explainers[chosen]
+
+    def allowed_explanations(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Those of some explainers that the bundle's network allows; none for a segmentation.
+
+        Args:
+            names: as for :meth:`more_explainers`.
+        """
+        try:
+            allowed = {getattr(self.explainer, "name", ""), *self.more_explainers(("all",)), "all"}
+        except BundleError:
+            return ()
+        return tuple(name for name in names if name in allowed)
+
+    @cached_property
+    def finds_lungs_by(self) -> str | None:
+        """What :meth:`find_lungs` finds the lungs of X-rays by: equal for two bundles whose lungs are the same."""
+        if self._lungs is not None:
+            return self._lungs.weights_sha256
+        for transform in self.preprocessing.transforms:
+            if isinstance(transform, PictureLungSegmentd):
+                segment = cast(PictureLungSegment, transform.segment)
+                digest = hashlib.sha256(str(segment.resize.spatial_size).encode())
+                for name, tensor in segment.network.state_dict().items():
+                    digest.update(name.encode() + tensor.numpy().tobytes())
+                return digest.hexdigest()
+        return None
 
     def find_lungs(self, study: Study) -> tuple[np.ndarray, list[str]] | None:
         """The lungs of an X-ray, 0, 1 right, 2 left, on its own grid, with warnings; None where nothing finds them.
@@ -250,6 +273,21 @@ class Model:
             if isinstance(explainer, SliceBySlice):
                 return explainer(images, slice_logits=slice_logits)
             return explainer(images, logits.argmax(dim=1))
+
+
+def usable_device(subject: str, device: str | None) -> torch.device:
+    """The device of a name; a GPU where there is one when None.
+
+    Raises:
+        BundleError: there is no such device; ``subject`` is what cannot run on it.
+    """
+    try:
+        found = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise BundleError(subject, f"cannot run on device {device!r} ({reason})", "try --device cpu") from None
+    return found
 
 
 def _as_bytes(heat_map: MetaTensor) -> np.ndarray:

@@ -9,6 +9,7 @@ from pneumonai.pipeline.assumed import assumed_beside, assumed_in, mark_assumed
 from pneumonai.pipeline.errors import StudyError
 from pneumonai.pipeline.sources import file_digest, fingerprint
 from pneumonai.pipeline.study import InputKind, Modality, Study
+from pneumonai.pipeline.synthetic import says_synthetic
 
 AIR_HU = -1024
 FILLING_BELOW_HU = -1500
@@ -40,6 +41,7 @@ def open_nifti(path: str, study_id: str) -> Study:
     if values.ndim == 2:
         values = values[..., None]
     values, converted = _as_hounsfield(values, path)
+    text = image.header["descrip"].item().decode("latin-1")
     study = Study(
         id=study_id,
         path=path,
@@ -49,9 +51,9 @@ def open_nifti(path: str, study_id: str) -> Study:
         affine=np.asarray(image.affine, dtype=float),
         converted=converted,
         warnings=_warnings(image),
+        synthetic=says_synthetic(text),
         fingerprint=fingerprint([path], path, {path: digest}),
     )
-    text = image.header["descrip"].item().decode("latin-1")
     return mark_assumed(study, assumed_in(text) or assumed_beside(path))
 
 

@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 from pneumonai.pipeline.errors import StudyError
 from pneumonai.pipeline.sources import fingerprint
 from pneumonai.pipeline.study import InputKind, Modality, Study
+from pneumonai.pipeline.synthetic import says_synthetic
 from pneumonai.pipeline.xray_checks import PICTURE_LOOKS
 
 PERCENTILES = (0.5, 99.5)
@@ -38,6 +39,7 @@ def open_picture(path: str, study_id: str, modality: Modality = Modality.CXR) ->
                 raise StudyError(path, f"holds {pages} pictures", "send one picture a file")
             if picture.mode == "1":
                 raise StudyError(path, "is black and white, without greys", "send the grey picture")
+            synthetic = says_synthetic(str(picture.info.get("Description", "")))
             turned = picture.getexif().get(0x0112, 1) not in (0, 1)
             picture.load()
             upright = ImageOps.exif_transpose(picture)
@@ -62,6 +64,8 @@ def open_picture(path: str, study_id: str, modality: Modality = Modality.CXR) ->
         converted=converted,
         warnings=warnings,
         assumed_geometry=True,
+        assumed_modality=True,
+        synthetic=synthetic,
         fingerprint=fingerprint([path], path, {path: hashlib.sha256(data).hexdigest()}),
     )
 

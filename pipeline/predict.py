@@ -1,16 +1,14 @@
 """One study from path to answer: open, check, prepare, infer, explain, measure, write.
 
 Each step is a plain function from one dataclass to the next; :func:`predict_study` strings them together for
-programs, :mod:`pneumonai.pipeline.batch` for many studies.
+programs, :mod:`pneumonai.pipeline.batch` for many studies; :func:`predict_together` and
+:mod:`pneumonai.pipeline.joint_batch` do the same for several bundles.
 """
 
 from __future__ import annotations
 
 import platform
-import shutil
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -19,15 +17,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pneumonai.pipeline.bundle import Bundle, find_bundle
+from pneumonai.pipeline.checks import check
 from pneumonai.pipeline.lungs_in import lungs_bundle, lungs_of
 from pneumonai.pipeline.mask_in import is_box_table
 from pneumonai.pipeline.result import Maps, Result, in_order_of
-from pneumonai.pipeline.study import InputKind, Modality, Study, open_checked
+from pneumonai.pipeline.study import InputKind, Modality, Study, open_study
+from pneumonai.pipeline.study_folder import refuse_other_layout, write
+from pneumonai.pipeline.timing import timed
 
 if TYPE_CHECKING:
     from monai.data import MetaTensor
 
+    from pneumonai.pipeline.joint import Models
     from pneumonai.pipeline.model import Answer, Model
+    from pneumonai.pipeline.outputs.joint_json import Joint
     from pneumonai.pipeline.precision import PrecisionRequest
     from pneumonai.pipeline.sources import StudySource
 
@@ -46,6 +49,8 @@ class Options:
             with boxes also a CSV file of boxes.
         lungs: lungs of X-rays: a mask, a folder of masks named as the studies, or a bundle that finds them.
         refer_below: confidence below which a reader should decide, instead of the bundle's own.
+        modality: what picture files (PNG, JPEG) show; when None what the bundle reads, with several bundles what the
+            picture looks like.
     """
 
     series: str | None = None
@@ -55,6 +60,7 @@ class Options:
     truth: str | None = None
     lungs: str | None = None
     refer_below: float | None = None
+    modality: Modality | None = None
 
     def as_recorded(self) -> dict[str, Any]:
         """What ``result.json`` keeps of them, for ``--resume``."""
@@ -66,6 +72,7 @@ class Options:
             "truth": self.truth,
             "lungs": self.lungs,
             "refer_below": self.refer_below,
+            "modality": None if self.modality is None else str(self.modality),
         }
 
 
@@ -92,14 +99,6 @@ class Prepared:
     truth_is_boxes: bool = False
 
 
-@contextmanager
-def timed(seconds: dict[str, float], step: str) -> Iterator[None]:
-    """Add the wall time of a block to ``seconds[step]``."""
-    start = time.perf_counter()
-    yield
-    seconds[step] = round(seconds.get(step, 0.0) + time.perf_counter() - start, 3)
-
-
 def open_for(bundle: Bundle, source: str | Path | StudySource, options: Options) -> Opened:
     """Read and check one study for a bundle; needs neither torch nor MONAI.
 
@@ -108,8 +107,9 @@ def open_for(bundle: Bundle, source: str | Path | StudySource, options: Options)
     """
     seconds: dict[str, float] = {}
     with timed(seconds, "read"):
-        study = open_checked(source, series=options.series, modality=bundle.modality, input_kind=bundle.input_kind)
-        truth = None if options.truth is None else _find_truth(study, options.truth)
+        study = open_study(source, series=options.series, modality=options.modality or bundle.modality)
+        study.warnings += check(study, modality=bundle.modality, input_kind=bundle.input_kind)
+        truth = None if options.truth is None else find_truth(study, options.truth)
         lung_mask = None
         if options.lungs is not None and lungs_bundle(options.lungs, bundle) is None:
             lung_mask = lungs_of(study.id, options.lungs)
@@ -117,7 +117,7 @@ def open_for(bundle: Bundle, source: str | Path | StudySource, options: Options)
     return Opened(study, truth, seconds, lung_mask, truth_is_boxes)
 
 
-def _find_truth(study: Study, where: str) -> np.ndarray | None:
+def find_truth(study: Study, where: str) -> np.ndarray | None:
     """The mask, or the filled boxes, that a reader drew of a study; one without any is answered, with a warning."""
     from pneumonai.pipeline.mask_in import find_mask, open_boxes, open_mask
 
@@ -294,61 +294,6 @@ def _maps_wanted(model: Model, options: Options) -> tuple[str, ...]:
     return (*options.explain, *(model.comparison_explainers if options.report else ()))
 
 
-def write(study: Study, result: Result, maps: Maps, folder: Path, options: Options) -> Result:
-    """Write everything of one study; the folder appears whole or not at all.
-
-    Args:
-        study: the opened study.
-        result: its result; ``files``, the files of ``explanation`` and the time of writing are filled in.
-        maps: maps on the study's grid.
-        folder: ``OUTPUT/STUDY``; what an earlier run left there is replaced.
-        options: whether to write the report.
-
-    Raises:
-        OutputError: full disk, read-only folder.
-    """
-    from pneumonai.pipeline.outputs.files import output_error
-    from pneumonai.pipeline.outputs.nifti import write_maps
-    from pneumonai.pipeline.outputs.pictures import write_pictures
-    from pneumonai.pipeline.outputs.report import write_report
-    from pneumonai.pipeline.outputs.result_json import write_json
-    from pneumonai.pipeline.outputs.slices_csv import write_slices
-
-    temporary = folder.with_name(f".{folder.name}.part")
-    try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        with timed(result.timing_s, "write"):
-            names = write_maps(study, maps, temporary)
-            if result.explanation is not None:
-                result.explanation = _with_files(result.explanation, names)
-            if result.slices:
-                write_slices(result, temporary / "slices.csv")
-                names.append("slices.csv")
-            if options.report:
-                names += write_pictures(study, maps, temporary)
-            result.files = ["result.json", *names, *(["report.html"] if options.report else [])]
-            if options.report:
-                write_report(study, result, maps, temporary / "report.html")
-        write_json(result, temporary / "result.json")
-        if folder.exists():
-            shutil.rmtree(folder)
-        temporary.rename(folder)
-    except OSError as error:
-        raise output_error(folder, error) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return result
-
-
-def _with_files(explanation: dict[str, Any], names: list[str]) -> dict[str, Any]:
-    """An explanation that names the files of its maps, which are called after them; the bundle's own comes first."""
-    files = {name.partition(".")[0]: name for name in names if name.startswith("heat_map")}
-    stems = ["heat_map", *(f"heat_map_{map_['name']}" for map_ in explanation.get("maps", [])[1:])]
-    maps = [map_ | {"file": files.get(stem)} for map_, stem in zip(explanation.get("maps", []), stems, strict=False)]
-    return explanation | {"files": list(files.values()), "maps": maps}
-
-
 def software_versions() -> dict[str, str]:
     """Versions that stand behind an answer."""
     names = ("pneumonai", "monai", "torch", "numpy", "pydicom", "SimpleITK", "nibabel")
@@ -384,6 +329,7 @@ def predict_study(
         StudyError: the study cannot be read or must not be answered.
         BundleError: the bundle does not work.
         OutputError: the result cannot be written.
+        OutputConflictError: the study has answers of several bundles there.
     """
     from pneumonai.pipeline.model import Model
 
@@ -395,5 +341,54 @@ def predict_study(
     prepared = prepare(open_for(model.bundle, path, options), model)
     result, maps = answer(prepared, model, options)
     if output is not None:
-        write(prepared.study, result, maps, Path(output) / prepared.study.id, options)
+        refuse_other_layout(Path(output), [prepared.study.id], several=False)
+        write(prepared.study, result, maps, Path(output) / prepared.study.id, report=options.report)
     return result
+
+
+def predict_together(
+    path: str | Path,
+    *,
+    bundles: str | Path | Sequence[str | Path] = "all",
+    output: str | Path | None = None,
+    options: Options | None = None,
+    device: str | None = None,
+    precision: PrecisionRequest = "auto",
+    models: Models | None = None,
+) -> Joint:
+    """Answer one study by several bundles, and hold their answers against each other: the call for programs.
+
+    The study is opened, checked, and its lungs found once; each bundle's answer is what it is alone.
+
+    Args:
+        path: as for :func:`predict_study`.
+        bundles: names or folders; ``all`` for every shipped bundle that does not mark lungs.
+        output: folder under which ``STUDY/BUNDLE/`` and ``STUDY/joint.json`` are written; nothing when None.
+        options: see :class:`Options`.
+        device: as for :func:`predict_study`.
+        precision: likewise.
+        models: of :func:`pneumonai.pipeline.joint.load_models`, to answer many studies with one load; ``bundles``,
+            ``device`` and ``precision`` do not count then.
+
+    Returns:
+        The fields of ``joint.json``, and ``results``: the bundles' own, by name. A bundle that failed is a row.
+
+    Raises:
+        StudyError: the study cannot be read, its lungs are not found, or it fits none of the bundles.
+        BundleError: there is no such bundle.
+        OutputError: the answers cannot be written.
+        OutputConflictError: the study has the answer of one bundle alone there.
+
+    Example:
+        >>> joint = predict_together("path/to/study", bundles="all", output="answers")  # doctest: +SKIP
+        >>> joint.agreement.agree, joint.refer, joint.results["nl_ran_ct_classification"].verdict  # doctest: +SKIP
+        (True, False, 'ncp')
+    """
+    from pneumonai.pipeline.joint import answer_together, load_models
+    from pneumonai.pipeline.lineup import find_lineup
+
+    options = options or Options()
+    if models is None:
+        names = [bundles] if isinstance(bundles, str | Path) else list(bundles)
+        models = load_models(find_lineup(names), options, device=device, precision=precision)
+    return answer_together(path, models, options, None if output is None else Path(output))

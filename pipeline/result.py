@@ -47,8 +47,8 @@ class Result:
     """What ``result.json`` says of one study (design: one file a study).
 
     Attributes:
-        study: id, path, modality, kind, series_uid, study_uid, shape, spacing, converted, fingerprint
-            (and identifiers, where asked for); made by ``outputs.result_json.describe_study``.
+        study: id, path, modality, kind, series_uid, study_uid, shape, spacing, converted, fingerprint,
+            synthetic (and identifiers, where asked for); made by ``outputs.result_json.describe_study``.
         bundle: name, version, weights_sha256, trained_on, options.
         classes: ``[{"name": str, "probability": float}, ...]`` in the network's order.
         verdict: name of the most probable class.

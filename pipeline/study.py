@@ -51,6 +51,8 @@ class Study:
         warnings: what a reader should know about this study, in words.
         identifiers: patient identifiers of the headers; written only with ``--with-identifiers``.
         assumed_geometry: True where the spacing is not from the file: then no volume in ml is reported.
+        assumed_modality: True where the file does not say what it shows (PNG, JPEG): CT or CXR as the caller said.
+        synthetic: True where the file says that it is one of our phantoms.
         fingerprint: sha256 over names, sizes and contents of the source files; ``--resume`` compares it.
     """
 
@@ -66,6 +68,8 @@ class Study:
     warnings: list[str] = field(default_factory=list)
     identifiers: dict[str, str] = field(default_factory=dict)
     assumed_geometry: bool = False
+    assumed_modality: bool = False
+    synthetic: bool = False
     fingerprint: str = ""
 
     @property

@@ -18,6 +18,7 @@ from pneumonai.pipeline.errors import StudyError
 from pneumonai.pipeline.pictures_in import PERCENTILES, scale_to_grey
 from pneumonai.pipeline.sources import StudySource, fingerprint
 from pneumonai.pipeline.study import InputKind, Modality, Study
+from pneumonai.pipeline.synthetic import says_synthetic
 from pneumonai.pipeline.xray_choice import choose_xray
 
 
@@ -62,6 +63,7 @@ def open_xray(headers: Sequence[SliceHeader], files: Sequence[str], source: Stud
         converted=[choice.why, *converted],
         warnings=warnings,
         identifiers=read_identifiers(header.path),
+        synthetic=says_synthetic(header.description),
         assumed_geometry=True,
         fingerprint=fingerprint(files, source.path, {header.path: hashlib.sha256(data).hexdigest()}),
     )

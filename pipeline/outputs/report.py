@@ -6,25 +6,18 @@ network request and every script but its own (by hash). Text from files (paths, 
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import io
 from concurrent.futures import Executor, ThreadPoolExecutor
-from functools import lru_cache
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
-from PIL import Image
 
 from pneumonai.pipeline.outputs import report_charts as charts
 from pneumonai.pipeline.outputs import report_content as content
 from pneumonai.pipeline.outputs.files import write_bytes
+from pneumonai.pipeline.outputs.page import environment, jpeg, part, policy
 from pneumonai.pipeline.outputs.pictures import HEAT_OPACITY, draw_plane, montage
 from pneumonai.pipeline.outputs.sprites import (
-    data_address,
     encode_heat_map,
     encode_image,
     encode_labels,
@@ -58,19 +51,19 @@ def write_report(study: Study, result: Result, maps: Maps, path: str | Path) -> 
         ValueError: a map's shape is not the image's.
     """
     display = display_of(study, maps)
-    style, script = _part("report_style.html"), _part("report_viewer.html")
+    style, script = part("report_style.html"), part("report_viewer.html")
     with ThreadPoolExecutor(2) as threads:
         stills = threads.submit(_stills, display)
         data = _viewer_data(display, result, threads)
     page = (
-        _environment()
+        environment()
         .get_template("report.html")
         .render(
             result=result,
             # Ours and safe as it is; nothing in it comes from a study.
             style=Markup(style),
             script=Markup(script),
-            policy=_policy(style, script),
+            policy=policy(style, script),
             data=data,
             planes=display.planes,
             stills=stills.result(),
@@ -181,7 +174,7 @@ def _stills(display: Display) -> list[dict[str, str]]:
         else:
             numbers = ", ".join(str(index + 1) for index in indices)
             words = f"{plane.name.capitalize()} planes {numbers} of {display.image.shape[plane.axis]}"
-        stills.append({"src": _jpeg(sheet), "words": words})
+        stills.append({"src": jpeg(sheet), "words": words})
     return stills
 
 
@@ -200,7 +193,7 @@ def _side_by_side(study: Study, result: Result, maps: Maps) -> list[dict[str, An
         one = described.get(name, {"method": name, "shows": ""})
         stills = [
             {
-                "src": _jpeg(draw_plane(display, plane, index)),
+                "src": jpeg(draw_plane(display, plane, index)),
                 "words": f"{one['method']} over {plane.name} plane {index + 1} of {display.image.shape[plane.axis]}",
             }
             for plane, index in chosen
@@ -209,45 +202,7 @@ def _side_by_side(study: Study, result: Result, maps: Maps) -> list[dict[str, An
     return columns
 
 
-def _jpeg(picture: Image.Image) -> str:
-    stream = io.BytesIO()
-    picture.save(stream, format="JPEG", quality=80)
-    return data_address(stream.getvalue(), "JPEG")
-
-
 def _gradient() -> list[dict[str, Any]]:
     """Stops of the heat map's legend."""
     colours = heat_colours()
     return [{"offset": f"{100 * v // 255}%", "colour": _hex(tuple(colours[v, :3].tolist()))} for v in range(0, 256, 15)]
-
-
-def _policy(style: str, script: str) -> str:
-    """Content-Security-Policy: no network, and only this style and this script."""
-
-    def hashed(text: str) -> str:
-        return "'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii") + "'"
-
-    return (
-        f"default-src 'none'; img-src data:; style-src {hashed(style)}; script-src {hashed(script)}; "
-        "base-uri 'none'; form-action 'none'"
-    )
-
-
-@lru_cache(maxsize=4)
-def _part(name: str) -> str:
-    """The inside of a style or script file: its text between the first line's tag and the last line's."""
-    lines = _source(name).strip().split("\n")
-    return "\n" + "\n".join(lines[1:-1]) + "\n"
-
-
-def _source(name: str) -> str:
-    return resources.files("pneumonai.pipeline.outputs").joinpath(name).read_text(encoding="utf-8")
-
-
-@lru_cache(maxsize=1)
-def _environment() -> Environment:
-    environment = Environment(
-        loader=FunctionLoader(_source), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["percent"] = lambda share, digits=0: f"{100 * share:.{digits}f}\u00a0%"
-    return environment

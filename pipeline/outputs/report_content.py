@@ -71,9 +71,14 @@ def class_words(name: str) -> str:
 
 def class_bars(result: Result) -> list[Bar]:
     """The classes in the network's order."""
+    return bars_of(result.classes, result.verdict)
+
+
+def bars_of(classes: list[dict[str, Any]] | None, verdict: str | None) -> list[Bar]:
+    """Classes with their probabilities, in the order given."""
     return [
-        Bar(item["name"], class_words(item["name"]), 100.0 * float(item["probability"]), item["name"] == result.verdict)
-        for item in result.classes or []
+        Bar(item["name"], class_words(item["name"]), 100.0 * float(item["probability"]), item["name"] == verdict)
+        for item in classes or []
     ]
 
 
@@ -183,12 +188,21 @@ def main_explanation(result: Result) -> str:
 
 def timing_rows(result: Result) -> list[tuple[str, str]]:
     """Steps and their seconds."""
-    return [(step.replace("_", " "), f"{seconds:.2f} s") for step, seconds in result.timing_s.items()]
+    return steps_of(result.timing_s)
+
+
+def steps_of(timing_s: dict[str, float]) -> list[tuple[str, str]]:
+    """Steps and their seconds, in words."""
+    return [(step.replace("_", " "), f"{seconds:.2f} s") for step, seconds in timing_s.items()]
 
 
 def study_rows(result: Result) -> list[tuple[str, str]]:
     """What was read, as names and values."""
-    study = result.study
+    return rows_of_study(result.study)
+
+
+def rows_of_study(study: dict[str, Any]) -> list[tuple[str, str]]:
+    """The ``study`` of a result as names and values."""
     shape, spacing = study.get("shape"), study.get("spacing")
     rows = [
         ("Study", study.get("id")),

@@ -25,7 +25,7 @@ def describe_study(study: Study, *, with_identifiers: bool = False) -> dict[str,
 
     Returns:
         id, path, modality, kind, series_uid, study_uid, shape (voxels or pixels), spacing (mm; None where it is
-        unknown), converted, fingerprint, and identifiers where asked for.
+        unknown), converted, fingerprint, synthetic (whether it is a phantom), and identifiers where asked for.
     """
     is_picture = study.image.ndim == 2
     described: dict[str, Any] = {
@@ -39,6 +39,7 @@ def describe_study(study: Study, *, with_identifiers: bool = False) -> dict[str,
         "spacing": None if is_picture or study.assumed_geometry else [round(mm, 6) for mm in study.spacing],
         "converted": list(study.converted),
         "fingerprint": study.fingerprint,
+        "synthetic": study.synthetic,
     }
     if with_identifiers:
         described["identifiers"] = dict(study.identifiers)

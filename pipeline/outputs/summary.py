@@ -1,19 +1,19 @@
-"""``summary.csv`` of a run: one row a study, done or failed, always whole on disk."""
+"""``summary.csv`` of a run: one row a study, or a study and bundle, done or failed, always whole on disk."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from pneumonai.pipeline.agreement import DONE, FAILED, Row
 from pneumonai.pipeline.outputs.files import write_bytes
+from pneumonai.pipeline.outputs.joint_json import Joint
 from pneumonai.pipeline.result import Result
 
-DONE = "done"
-FAILED = "failed"
-
 _BEFORE = ("study", "path", "status", "verdict", "confidence", "refer")
+_JOINT_BEFORE = ("study", "path", "bundle", "status", "verdict", "confidence", "refer", "refer_reason")
 _AFTER = ("infection_ml", "infection_percent", "error", "seconds")
 
 
@@ -86,11 +86,75 @@ class Summary:
                 f"{row['study']}: summary has no column {', '.join(unknown)}, only {', '.join(self.columns)}"
             )
         self._rows[row["study"]] = row
-        text = io.StringIO()
-        table = csv.DictWriter(text, self.columns, restval="", lineterminator="\n")
-        table.writeheader()
-        table.writerows(self._rows.values())
-        write_bytes(self.path, text.getvalue().encode())
+        _write(self.path, self.columns, self._rows.values())
+
+
+class JointSummary:
+    """The table of a run of several bundles: a row a study and bundle, rewritten whole with each study.
+
+    Columns: those of :class:`Summary`, with ``bundle`` after ``path`` (empty where no bundle could be asked), and
+    ``refer, refer_reason`` of the study's joint answer in each of its rows.
+
+    Args:
+        path: the file, ``OUTPUT/summary.csv``.
+        class_names: every class that a bundle gives a probability for.
+        keep: keep the rows of an earlier run that stand in ``path`` (``--resume``), and their classes; rows of one
+            bundle alone are dropped.
+    """
+
+    def __init__(self, path: str | Path, class_names: Sequence[str], *, keep: bool = False) -> None:
+        self.path = Path(path)
+        self._studies: dict[str, list[dict[str, str]]] = {}
+        names = list(class_names)
+        if keep and self.path.is_file():
+            with self.path.open(encoding="utf-8", newline="") as stream:
+                earlier = csv.DictReader(stream)
+                found = earlier.fieldnames or ()
+                if "bundle" in found:
+                    names += [name[2:] for name in found if name.startswith("p_") and name[2:] not in names]
+                    for row in earlier:
+                        self._studies.setdefault(row["study"], []).append(row)
+        self.columns = (*_JOINT_BEFORE, *(f"p_{name}" for name in names), *_AFTER)
+
+    def set_study(self, study: str, path: str, rows: Sequence[Row], joint: Joint | None) -> None:
+        """Put the rows of a study in the place of those that it had.
+
+        Raises:
+            OutputError: the file cannot be written.
+        """
+        said = {"study": study, "path": path}
+        if joint is not None:
+            said["refer"] = "" if joint.refer is None else str(joint.refer).lower()
+            said["refer_reason"] = joint.refer_reason or ""
+        self._studies[study] = [said | _joint_row(row) for row in rows]
+        written = [
+            {name: value for name, value in row.items() if name in self.columns}
+            for rows_of_one in self._studies.values()
+            for row in rows_of_one
+        ]
+        _write(self.path, self.columns, written)
+
+
+def _joint_row(row: Row) -> dict[str, str]:
+    percent = row.infection_percent_of_picture if row.infection_percent is None else row.infection_percent
+    return {
+        "bundle": row.bundle,
+        "status": row.status,
+        "verdict": row.verdict or "",
+        "confidence": _number(row.confidence, 4),
+        "infection_ml": _number(row.infection_ml, 1),
+        "infection_percent": _number(percent, 2),
+        "error": row.error or "",
+        "seconds": _number(row.seconds, 2),
+    } | {f"p_{item['name']}": _number(item["probability"], 4) for item in row.classes or []}
+
+
+def _write(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, str]]) -> None:
+    text = io.StringIO()
+    table = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    write_bytes(path, text.getvalue().encode())
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -13,11 +13,10 @@ from pneumonai.data_manifests.whole_files import whole_file
 from pneumonai.pipeline.phantom.patient import Difficulty
 from pneumonai.pipeline.phantom.phantom import Phantom
 from pneumonai.pipeline.phantom.projections import View, axial_picture, project_masks, project_xray, slice_positions
+from pneumonai.pipeline.synthetic import DESCRIPTION
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
-
-DESCRIPTION = "Synthetic phantom, not a patient"
 
 
 def _save(path: Path, write: Callable[[Path], object]) -> Path:
@@ -29,8 +28,11 @@ def _save(path: Path, write: Callable[[Path], object]) -> Path:
 
 def _save_png(path: Path, picture: np.ndarray) -> Path:
     from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
 
-    return _save(path, lambda unfinished: Image.fromarray(picture).save(unfinished, format="PNG"))
+    said = PngInfo()
+    said.add_text("Description", DESCRIPTION)
+    return _save(path, lambda unfinished: Image.fromarray(picture).save(unfinished, format="PNG", pnginfo=said))
 
 
 def _uid(phantom: Phantom, *parts: object) -> str:
@@ -136,6 +138,7 @@ def write_nifti(phantom: Phantom, folder: str | Path, *, masks: bool = True) -> 
     for ending, array in reversed(arrays.items()):
         nifti = nib.Nifti1Image(array, phantom.affine)
         nifti.header.set_xyzt_units("mm")
+        nifti.header["descrip"] = DESCRIPTION
         nifti.set_qform(phantom.affine, 1)
         nifti.set_sform(phantom.affine, 1)
 
