@@ -5,7 +5,8 @@
 
 A row is a name and the ``predictions.csv`` of its folds (of ``evaluate.json`` or ``pneumonai compare``); of several
 answers to an image, as other seeds give, the mean probability counts. An ensemble is the mean of rows. All rows
-answer the same images, and each is tested against the first.
+answer the same images, and each is tested against the first. ``--where /cap/`` keeps images with that in their
+path: the accuracy is then the recall of that kind.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from pneumonai.pipeline.metrics.paired import paired_bootstrap
 from pneumonai.pipeline.training.predictions import Predictions, read_predictions
 
 
-def pool(name: str, paths: list[str]) -> Predictions:
-    """The answers of all files, each image once, in the order of their names."""
+def pool(name: str, paths: list[str], where: str = "") -> Predictions:
+    """The answers of all files to images with a text in their path, each image once, in the order of their names."""
     answers: dict[str, list[Any]] = {}
     files = [read_predictions(path) for path in paths]
     for file in files:
@@ -32,7 +33,9 @@ def pool(name: str, paths: list[str]) -> Predictions:
             file.images, file.patient_ids, file.labels, file.probabilities, strict=True
         ):
             answers.setdefault(image, [patient, label, []])[2].append(row)
-    ordered = sorted(answers.items())
+    ordered = sorted(item for item in answers.items() if where in item[0])
+    if not ordered:
+        sys.exit(f"error: {name}: no image has {where!r} in its path; see the column image")
     return Predictions(
         [image for image, _ in ordered],
         [patient for _, (patient, _, _) in ordered],
@@ -83,9 +86,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--row", action="append", nargs="+", required=True, metavar=("NAME", "PREDICTIONS"))
     parser.add_argument("--ensemble", action="append", default=[], metavar="NAME=ROW,ROW,...")
+    parser.add_argument("--where", default="", metavar="TEXT")
     parser.add_argument("--metrics", default="accuracy,f1,auc")
     arguments = parser.parse_args()
-    rows = {name: pool(name, paths) for name, *paths in arguments.row}
+    rows = {name: pool(name, paths, arguments.where) for name, *paths in arguments.row}
     first = next(iter(rows.values()))
     for name, row in rows.items():
         if row.images != first.images:
