@@ -1,4 +1,4 @@
-"""What tests of several folders share: a small phantom, and a bundle whose small network has random weights."""
+"""What tests of several folders share: a small phantom, and bundles whose small networks have random weights."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import pytest
+
+SmallCopy = Callable[..., Path]
 
 # Results must not depend on what an earlier run found out about this machine.
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="pneumonai-cache-")
@@ -45,27 +47,32 @@ def small_study(small_phantom: Any, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture(scope="session")
-def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the NL-RAN bundle outside the package, its network at width 4 with random weights."""
-    import torch
+def small_copy(tmp_path_factory: pytest.TempPathFactory) -> SmallCopy:
+    """Copies a bundle out of the package, changes entries of its inference.json, and draws all weights at random."""
 
-    from pneumonai.pipeline.bundle import find_bundle, inference_config
-    from pneumonai.pipeline.weights import save_compact
+    def copy(name: str, *, folder: str | None = None, **changes: Any) -> Path:
+        import torch
+        from random_networks import randomise
 
-    root = tmp_path_factory.mktemp("bundles") / "small_bundle"
-    shipped = find_bundle("nl_ran_ct_classification").root
-    shutil.copytree(shipped, root, ignore=shutil.ignore_patterns("*.pt", "eval", "runs"))
-    path = root / "configs" / "inference.json"
-    config = json.loads(path.read_text())
-    config["base_channels"] = 4
-    path.write_text(json.dumps(config))
-    torch.manual_seed(0)
-    network = inference_config(root).get_parsed_content("network_def")
-    for name, tensor in network.state_dict().items():
-        if name.endswith("running_var"):
-            torch.nn.init.uniform_(tensor, 0.5, 2.0)
-        elif tensor.is_floating_point() and tensor.ndim == 1:
-            torch.nn.init.normal_(tensor, 0.5, 0.3)
-    (root / "models").mkdir(exist_ok=True)
-    save_compact(network.state_dict(), root / "models" / "model.pt")
-    return root
+        from pneumonai.pipeline.bundle import find_bundle, inference_config
+        from pneumonai.pipeline.weights import save_compact
+
+        root = tmp_path_factory.mktemp("bundles") / (folder or name)
+        shutil.copytree(find_bundle(name).root, root, ignore=shutil.ignore_patterns("*.pt", "eval", "runs"))
+        path = root / "configs" / "inference.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+        network = inference_config(root).get_parsed_content("network_def")
+        if not any(name == "threshold" for name, _ in network.named_parameters()):
+            randomise(network)
+        (root / "models").mkdir(exist_ok=True)
+        with torch.no_grad():
+            save_compact(network.state_dict(), root / "models" / "model.pt")
+        return root
+
+    return copy
+
+
+@pytest.fixture(scope="session")
+def small_bundle(small_copy: SmallCopy) -> Path:
+    """The NL-RAN bundle under another name, its network at width 4."""
+    return small_copy("nl_ran_ct_classification", folder="small_bundle", base_channels=4)
