@@ -144,7 +144,7 @@ def _joint_row(row: Row) -> dict[str, str]:
         "confidence": _number(row.confidence, 4),
         "infection_ml": _number(row.infection_ml, 1),
         "infection_percent": _number(percent, 2),
-        "error": row.error or "",
+        "error": " ".join((row.error or "").split()),
         "seconds": _number(row.seconds, 2),
     } | {f"p_{item['name']}": _number(item["probability"], 4) for item in row.classes or []}
 

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from pneumonai.pipeline.agreement import Row
 from pneumonai.pipeline.errors import OutputError
-from pneumonai.pipeline.outputs.summary import Summary
+from pneumonai.pipeline.outputs.joint_json import Joint
+from pneumonai.pipeline.outputs.summary import JointSummary, Summary
 from pneumonai.pipeline.result import Result
 
 CLASSES = ("normal", "ncp")
@@ -72,3 +74,40 @@ def test_a_folder_in_the_way_is_said_in_words(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"summary\.csv: cannot be written"):
         Summary(tmp_path / "summary.csv").add_failed("a", "a", "wrong")
     assert [item.name for item in tmp_path.iterdir()] == ["summary.csv"]
+
+
+def joint_of(*rows: Row) -> Joint:
+    return Joint({}, list(rows), refer=True, refer_reason="they differ; ask")
+
+
+def test_several_bundles_have_a_row_each_with_the_joint_referral(tmp_path: Path) -> None:
+    path = tmp_path / "summary.csv"
+    summary = JointSummary(path, ("normal", "covid"))
+    one = Row("b1", verdict="covid", confidence=0.9, classes=[{"name": "covid", "probability": 0.9}], seconds=1.5)
+    two = Row("b2", infection_ml=12.34, infection_percent=1.5)
+    summary.set_study("s", "in/s", [one, two], joint_of(one, two))
+    summary.set_study("t", "in/t", [Row("", status="failed", error="is\nbroken")], None)
+    assert path.read_text().splitlines() == [
+        "study,path,bundle,status,verdict,confidence,refer,refer_reason,p_normal,p_covid,infection_ml,"
+        "infection_percent,error,seconds",
+        "s,in/s,b1,done,covid,0.9000,true,they differ; ask,,0.9000,,,,1.50",
+        "s,in/s,b2,done,,,true,they differ; ask,,,12.3,1.50,,",
+        "t,in/t,,failed,,,,,,,,,is broken,",
+    ]
+    summary.set_study("s", "in/s", [two], joint_of(two))
+    assert [(row["study"], row["bundle"]) for row in rows(path)] == [("s", "b2"), ("t", "")]
+
+
+def test_resume_keeps_other_studies_and_their_classes(tmp_path: Path) -> None:
+    path = tmp_path / "summary.csv"
+    done = Row("b1", verdict="cap", classes=[{"name": "cap", "probability": 0.7}])
+    JointSummary(path, ("cap",)).set_study("s", "in/s", [done], None)
+    again = JointSummary(path, ("normal",), keep=True)
+    again.set_study("t", "in/t", [Row("b2", classes=[{"name": "normal", "probability": 0.6}])], None)
+    assert [(row["study"], row["p_normal"], row["p_cap"]) for row in rows(path)] == [
+        ("s", "", "0.7000"),
+        ("t", "0.6000", ""),
+    ]
+    Summary(path, CLASSES).add_done(result("a"))
+    JointSummary(path, ("normal",), keep=True).set_study("t", "in/t", [Row("b3")], None)
+    assert [row["study"] for row in rows(path)] == ["t"]
