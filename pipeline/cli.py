@@ -109,7 +109,8 @@ def predict(
         typer.Option(
             metavar="NAME|FOLDER|all",
             help="Which bundle answers; repeat it for several, all for every shipped one that reads the study. "
-            f"Only trusted bundles: they can run code. [default: {DEFAULT_BUNDLE}]",
+            "Only trusted bundles: they can run code.",
+            show_default=DEFAULT_BUNDLE,
         ),
     ] = None,
     modality: Annotated[
@@ -152,8 +153,7 @@ def predict(
 ) -> None:
     """Answer studies: class, heat map, lung masks, report; summary.csv over all of them.
 
-    One bundle writes OUTPUT/STUDY/; several (or all) write OUTPUT/STUDY/BUNDLE/ each, and above them joint.json and one
-    report with their answers side by side.
+    One bundle writes OUTPUT/STUDY/; several, or all, write OUTPUT/STUDY/BUNDLE/ each, joint.json and one joint report.
     """
     from pneumonai.pipeline.predict import Options
     from pneumonai.pipeline.predict_cli import Call, predict_many

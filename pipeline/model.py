@@ -19,7 +19,7 @@ from monai.transforms import LoadImage
 
 from pneumonai.pipeline.bundle import Bundle, inference_config, weights_sha256
 from pneumonai.pipeline.errors import BundleError, StudyError, our_error
-from pneumonai.pipeline.explain import Explainer, SliceBySlice, make_explainers
+from pneumonai.pipeline.explain import EXPLAINERS, Explainer, SliceBySlice, make_explainers
 from pneumonai.pipeline.precision import PrecisionRequest, choose_precision, run_network
 from pneumonai.pipeline.slice_inferers import SliceClassifier
 from pneumonai.pipeline.study import Study
@@ -137,7 +137,15 @@ class Model:
 
         Args:
             names: as for :meth:`more_explainers`.
+
+        Raises:
+            BundleError: a name that no explainer has.
         """
+        unknown = [name for name in names if name not in (*EXPLAINERS, *self.comparison_explainers, "all")]
+        if unknown:
+            known = ", ".join(EXPLAINERS)
+            reason = f"an explanation must be one of {known} or all, got {unknown[0]!r}"
+            raise BundleError(self.bundle.name, reason, "choose another --explain")
         try:
             allowed = {getattr(self.explainer, "name", ""), *self.more_explainers(("all",)), "all"}
         except BundleError:

@@ -299,6 +299,8 @@ def test_options_that_no_bundle_has_a_use_for_are_refused(models: Models, tmp_pa
     with pytest.raises(BundleError, match="reads CT, whose lungs are found without help"):
         check_options(among(models, VOLUMES, NAMES).lineup, Options(lungs=str(tmp_path)))
     check_options(models.lineup, Options(truth=str(tmp_path), lungs=str(tmp_path)))
+    with pytest.raises(BundleError, match="got 'lime'; choose another --explain"):
+        models(models.lineup.bundles[0]).allowed_explanations(("cam", "lime"))
     with pytest.raises(BundleError, match="cannot run on device 'nowhere'"):
         load_models(models.lineup, QUIET, device="nowhere")
 
@@ -401,6 +403,10 @@ def test_resume_judges_each_bundle_alone_and_bundles_may_be_added(
     assert sorted((row["study"], row["bundle"]) for row in rows_of(output)) == [
         ("slice", NAMES), ("slice", MARKS), ("xray", "xray"),
     ]  # fmt: skip
+    # A run that was interrupted before the joint answer was written.
+    (output / "xray" / "joint.json").unlink()
+    assert all(one.skipped for one in run(studies, among(models, NAMES, MARKS, "xray"), output, resume=True))
+    assert (output / "xray" / "joint.json").is_file()
     # One bundle's weights changed, say: it alone is asked again; those that are not asked stay in the joint answer.
     (output / "slice" / MARKS / "result.json").unlink()
     (outcome,) = [one for one in run(studies, among(models, MARKS), output, resume=True) if one.source.id == "slice"]
