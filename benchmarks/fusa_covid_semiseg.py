@@ -21,72 +21,43 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from bundle_runs import BundleRuns, pneumonai
 from PIL import Image, ImageDraw
 
-from pneumonai.pipeline.bundle import find_bundle
 from pneumonai.pipeline.derive import derive_bundle
 from pneumonai.pipeline.metrics.resampling import interval, resampled_means
 from pneumonai.pipeline.predict import Options, predict_study
 
-BUNDLE = find_bundle("fusa_resunet_ct_segmentation").root
-CONFIGS = BUNDLE / "configs"
+RUNS = BundleRuns("fusa_resunet_ct_segmentation")
 TILE = 300
 """Pixels of a slice's side in the picture of cases."""
-TEACHER = CONFIGS / "unet_efficientnet_lite2.json"
-
-
-def monai(log: Path, configs: list[Path], **settings: Any) -> None:
-    """One ``monai.bundle run``; its output goes to the log."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    names = json.dumps([str(config) for config in configs])
-    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", names, "--bundle_root", str(BUNDLE)]
-    for name, value in ({"meta_file": CONFIGS / "metadata.json"} | settings).items():
-        command += [f"--{name}", str(value)]
-    with log.open("w") as file:
-        done = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False)
-    if done.returncode:
-        sys.exit(f"error: {log.parent}: monai.bundle failed; read {log}")
+TEACHER = ("unet_efficientnet_lite2",)
 
 
 def train(folder: Path, datalist: Path, epochs: int, *, teacher: bool = False, **settings: Any) -> Path:
     """The weights of one training; unfinished ones go on."""
-    history = folder / "history.csv"
-    if not history.exists() or len(history.read_text().splitlines()) <= epochs:
-        monai(
-            folder / "log.txt",
-            [CONFIGS / "train.json", *([TEACHER] if teacher else [])],
-            dataset_dir="/",
-            datalist=datalist,
-            output_dir=folder,
-            max_epochs=epochs,
-            autocast="bfloat16",
-            resume=True,
-            **({"val_interval": epochs} | settings),
-        )
-    return folder / "model.pt"
+    common = {"dataset_dir": "/", "datalist": datalist, "autocast": "bfloat16", "val_interval": epochs}
+    return RUNS.train(folder, epochs, TEACHER if teacher else (), **(common | settings))
 
 
 def score(folder: Path, weights: Path, datalist: Path, *, teacher: bool = False) -> None:
     """``plain`` and ``mirrored``: the scores of the slices held out, without and with mirrors at test time."""
-    configs = [CONFIGS / "evaluate.json", *([TEACHER] if teacher else [])]
+    configs = ["evaluate", *(TEACHER if teacher else ())]
     for name, settings in (("plain", {"mirrors": "[[]]"}), ("mirrored", {})):
         if not (folder / name / "metrics.json").exists():
             common = {"dataset_dir": "/", "datalist": datalist, "ckpt_path": weights, "output_dir": folder / name}
-            monai(folder / name / "log.txt", configs, **common, **settings)
+            RUNS.run(folder / name / "log.txt", configs, **common, **settings)
 
 
 def mark(folder: Path, weights: Path, slices: Path) -> None:
     """The teacher's masks of the slices of a folder."""
     if not (folder / "predictions.csv").exists():
         settings = {"dataset_dir": slices, "output_dir": folder, "ckpt_path": weights}
-        monai(folder.with_suffix(".log"), [CONFIGS / "inference.json", TEACHER], **settings)
+        RUNS.run(folder.with_suffix(".log"), ["inference", *TEACHER], **settings)
 
 
 def write_datalist(
@@ -103,9 +74,7 @@ def build_datalist(path: Path, pack: Path, rows: list[str], *options: str) -> di
     if not path.exists():
         table = path.with_suffix(".csv")
         table.write_text("\n".join(["image,mask,patient_id", *rows]) + "\n")
-        pneumonai = Path(sys.executable).with_name("pneumonai")
-        command = [pneumonai, "manifest", "build", pack, "--from-csv", table, "--modality", "CT", "--output", path]
-        subprocess.run([*command, *options], check=True)
+        pneumonai("manifest", "build", pack, "--from-csv", table, "--modality", "CT", "--output", path, *options)
     datalist = json.loads(path.read_text())
     for part in ("training", "validation", "test"):
         datalist[part] = [item | {key: str(pack / item[key]) for key in ("image", "mask")} for item in datalist[part]]
@@ -255,7 +224,6 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=4, help="of the hand-labelled slices in an epoch of the student")
     arguments = parser.parse_args()
     arguments.packs, arguments.output = arguments.packs.resolve(), arguments.output.resolve()
-    os.environ["PNEUMONAI_PROGRESS"] = "0"
     arguments.output.mkdir(parents=True, exist_ok=True)
     all_slices, every_second, to_mark = machine_labelled(arguments.packs, arguments.output)
     hand = hand_labelled(arguments.packs, arguments.output)
