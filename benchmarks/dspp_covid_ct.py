@@ -35,10 +35,10 @@ BACKBONES: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
 }
 """Overlays and settings; the width keeps the weights within 16 MB."""
 ROWS = {
-    "EfficientNet-Lite2, ImageNet, SARS": ("efficientnet_lite2", "sars"),
-    "EfficientNet-Lite2, ImageNet": ("efficientnet_lite2", "imagenet"),
-    "EfficientNet-Lite2, random": ("efficientnet_lite2", "random"),
-    "MobileNetV2, ImageNet, SARS": ("mobilenet_v2", "sars"),
+    "lite2-imagenet-sars": ("efficientnet_lite2", "sars"),
+    "lite2-imagenet": ("efficientnet_lite2", "imagenet"),
+    "lite2-random": ("efficientnet_lite2", "random"),
+    "mobilenet-imagenet-sars": ("mobilenet_v2", "sars"),
 }
 """A recipe: its backbone, and what its weights start from."""
 FINE_TUNING = {"average_decay": 0.98, "max_epochs": 30, "val_interval": 30}
