@@ -14,8 +14,13 @@ from pneumonai.networks.blocks.residual_unit import PreActivationBottleneck
 WIDTH_FACTORS = (1, 4, 8, 16, 32)
 
 
-def check_arguments(spatial_dims: int, **counts: int) -> None:
+def check_arguments(spatial_dims: int, *, may_be_0: str | None = None, **counts: int) -> None:
     """Refuse other than 2 or 3 dimensions, and a count below 1.
+
+    Args:
+        spatial_dims: 2 or 3.
+        may_be_0: the count for which 0 has a meaning.
+        counts: by the argument's name.
 
     Raises:
         ValueError: naming the argument, what it must be and what it is.
@@ -23,8 +28,9 @@ def check_arguments(spatial_dims: int, **counts: int) -> None:
     if spatial_dims not in (2, 3):
         raise ValueError(f"spatial_dims must be 2 or 3, got {spatial_dims}.")
     for name, value in counts.items():
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}.")
+        least = 0 if name == may_be_0 else 1
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}.")
 
 
 def check_sides(x: torch.Tensor) -> None:

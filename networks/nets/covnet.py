@@ -52,10 +52,13 @@ class CovNet(nn.Module):
         super().__init__()
         if spatial_dims != 3:
             raise ValueError(f"spatial_dims must be 3, as CovNet reads the slices of a volume, got {spatial_dims}.")
-        counts = {"in_channels": in_channels, "num_classes": num_classes, "base_channels": base_channels}
-        if slices_at_once is not None:
-            counts["slices_at_once"] = slices_at_once
-        check_arguments(spatial_dims, **counts)
+        check_arguments(
+            spatial_dims,
+            in_channels=in_channels,
+            num_classes=num_classes,
+            base_channels=base_channels,
+            slices_at_once=1 if slices_at_once is None else slices_at_once,
+        )
         resnet = ResNet(
             "bottleneck",
             layers=[3, 4, 6, 3],

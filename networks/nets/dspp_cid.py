@@ -10,6 +10,7 @@ from torch import nn
 
 from pneumonai.networks.blocks.cid import CID
 from pneumonai.networks.blocks.dspp import DSPP
+from pneumonai.networks.blocks.residual_backbone import check_arguments
 from pneumonai.networks.nets.backbones import STAGE_STRIDES, build_backbone
 
 
@@ -85,8 +86,7 @@ class DSPPCIDNet(nn.Module):
         cid: bool = True,
     ) -> None:
         super().__init__()
-        if num_classes < 1:
-            raise ValueError(f"num_classes must be at least 1, got {num_classes}.")
+        check_arguments(spatial_dims, num_classes=num_classes)
         chosen = tuple(stages)
         if chosen and (chosen[-1] != 6 or sorted({*chosen} & {*STAGE_STRIDES}) != list(chosen)):
             raise ValueError(f"stages must be some of 4, 5, 6 in order, ending with 6, or empty, got {stages}.")

@@ -75,8 +75,7 @@ class EfficientNetLite(SequentialBackbone):
     """
 
     def __init__(self, spatial_dims: int, in_channels: int, num_classes: int, *, variant: str = "lite0") -> None:
-        # 0 classes are allowed: they leave the classifier out.
-        check_arguments(spatial_dims, in_channels=in_channels, num_classes=num_classes or 1)
+        check_arguments(spatial_dims, may_be_0="num_classes", in_channels=in_channels, num_classes=num_classes)
         if variant not in VARIANTS:
             raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, got {variant!r}.")
         width, depth, _ = VARIANTS[variant]

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from pneumonai.networks.blocks.attention_pooling import AttentionGenerator, AttentionPooling, GlobalPooling
+from pneumonai.networks.blocks.residual_backbone import check_arguments
 from pneumonai.networks.nets.backbones import STAGE_STRIDES, build_backbone
 
 #: Poolings by name; the factor applies to ``attention`` alone.
@@ -66,8 +67,7 @@ class MANet(nn.Module):
         feature_scale: float | None = 100.0,
     ) -> None:
         super().__init__()
-        if num_classes < 1:
-            raise ValueError(f"num_classes must be at least 1, got {num_classes}.")
+        check_arguments(spatial_dims, num_classes=num_classes)
         chosen = tuple(stages)
         if not chosen or chosen[-1] != 6 or sorted({*chosen} & {*STAGE_STRIDES}) != list(chosen):
             raise ValueError(f"stages must be some of 4, 5, 6 in order, ending with 6, got {stages}.")

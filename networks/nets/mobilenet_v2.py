@@ -51,8 +51,7 @@ class MobileNetV2(SequentialBackbone):
     """
 
     def __init__(self, spatial_dims: int, in_channels: int, num_classes: int, *, width_mult: float = 1.0) -> None:
-        # 0 classes are allowed: they leave the classifier out.
-        check_arguments(spatial_dims, in_channels=in_channels, num_classes=num_classes or 1)
+        check_arguments(spatial_dims, may_be_0="num_classes", in_channels=in_channels, num_classes=num_classes)
         if width_mult <= 0:
             raise ValueError(f"width_mult must be above 0, got {width_mult}.")
         last = rounded_width(1280 * max(1.0, width_mult))

@@ -104,9 +104,12 @@ class ResNet(MonaiResNet):
     ) -> None:
         if depth not in DEPTHS:
             raise ValueError(f"depth must be one of {', '.join(map(str, DEPTHS))}, got {depth}.")
-        # 0 classes are allowed: they leave the classifier out.
         check_arguments(
-            spatial_dims, in_channels=in_channels, num_classes=num_classes or 1, base_channels=base_channels
+            spatial_dims,
+            may_be_0="num_classes",
+            in_channels=in_channels,
+            num_classes=num_classes,
+            base_channels=base_channels,
         )
         block, layers = DEPTHS[depth]
         super().__init__(

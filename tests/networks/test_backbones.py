@@ -174,7 +174,7 @@ def test_widths_of_mobilenet_are_multiples_of_eight():
         (partial(ResNet, depth=18), (1, 1, 2), "spatial_dims must be 2 or 3, got 1"),
         (partial(VGG, depth=16, base_channels=0), (2, 1, 2), "base_channels must be at least 1, got 0"),
         (MobileNetV2, (2, 0, 2), "in_channels must be at least 1, got 0"),
-        (MobileNetV2, (2, 1, -1), "num_classes must be at least 1, got -1"),
+        (MobileNetV2, (2, 1, -1), "num_classes must be at least 0, got -1"),
         (partial(MobileNetV2, width_mult=0), (2, 1, 2), "width_mult must be above 0, got 0"),
         (partial(build_backbone, "resnet19"), (2, 1), "backbone must be one of mobilenet_v2, .*got 'resnet19'"),
         (partial(build_backbone, torch.nn.Conv2d(1, 1, 1)), (2, 1), "out_channels.*forward_features; Conv2d does not"),

@@ -168,7 +168,7 @@ def test_padding_of_mobilenet_is_on_both_sides_and_names_are_the_same():
         ((2, 1, 2), {"variant": "lite5"}, "variant must be one of lite0, lite1, lite2, lite3, lite4, got 'lite5'"),
         ((4, 1, 2), {}, "spatial_dims must be 2 or 3, got 4"),
         ((2, 0, 2), {}, "in_channels must be at least 1, got 0"),
-        ((2, 1, -1), {}, "num_classes must be at least 1, got -1"),
+        ((2, 1, -1), {}, "num_classes must be at least 0, got -1"),
     ],
 )
 def test_bad_arguments_are_refused_in_words(arguments, options, message):
