@@ -36,13 +36,13 @@ class JointOutcome:
     Attributes:
         source: the study.
         joint: the joint answer, where any bundle answered, now or earlier.
-        errors: why the study, or a bundle on it, failed.
+        errors: why a bundle failed on it, by the bundle's name, or the study as a whole, under an empty name.
         skipped: names of the bundles that had answered it earlier.
     """
 
     source: StudySource
     joint: Joint | None = None
-    errors: list[PneumonaiError] = field(default_factory=list)
+    errors: list[tuple[str, PneumonaiError]] = field(default_factory=list)
     skipped: set[str] = field(default_factory=set)
 
 
@@ -190,7 +190,7 @@ class _Run:
         self.resume = resume
         self.rows: dict[str, Row] = {}
         self.results: dict[str, Result] = {}
-        self.errors: list[PneumonaiError] = []
+        self.errors: list[tuple[str, PneumonaiError]] = []
 
     def steps(self, plans: Sequence[_Plan]) -> Iterator[_Opened | _Ready | _Closed]:
         """Everything up to the networks, one step at a time; runs in the thread that reads ahead."""
@@ -230,7 +230,7 @@ class _Run:
             write(step.prepared.study, result, maps, folder, report=self.options.report)
         except Exception as error:
             named = _named(study.id, error)
-            self.errors.append(named)
+            self.errors.append((bundle.name, named))
             self.rows[bundle.name] = failed(bundle, named)
             return
         self.results[bundle.name] = result
@@ -244,7 +244,7 @@ class _Run:
         self.rows, self.results, self.errors = {}, {}, []
         for bundle, misfit in shared.misfits if shared is not None else ():
             rows[bundle.name] = failed(bundle, misfit)
-            outcome.errors.append(misfit)
+            outcome.errors.append((bundle.name, misfit))
         for bundle in plan.lineup.bundles:
             if bundle.name in plan.earlier:
                 study = plan.earlier[bundle.name].study
@@ -254,12 +254,12 @@ class _Run:
             try:
                 outcome.joint = self._join(plan, ordered, results, shared)
             except PneumonaiError as error:
-                outcome.errors.append(error)
+                outcome.errors.append(("", error))
         refusal = step.error or (shared.refusal if shared is not None and not ordered else None)
         if refusal is not None:
-            outcome.errors.append(refusal)
+            outcome.errors.append(("", refusal))
             ordered = [*ordered, failed(None, refusal)]
-        self.summary.set_study(plan.source.id, plan.source.path, ordered, outcome.joint)
+        self.summary.set_study(plan.source.id, plan.source.token, ordered, outcome.joint)
         return outcome
 
     def _join(self, plan: _Plan, rows: list[Row], results: dict[str, Result], shared: Shared | None) -> Joint:

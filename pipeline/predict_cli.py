@@ -147,15 +147,15 @@ def _each(outcomes: Iterable[Done], sources: Sequence[StudySource], call: Call, 
             raise typer.Exit(130) from None
 
 
-def _tell_error(error: PneumonaiError) -> None:
+def _tell_error(error: PneumonaiError, line: str) -> None:
     if os.environ.get("PNEUMONAI_DEBUG"):
         traceback.print_exception(error)
-    typer.echo(f"error: {error.line()}", err=True)
+    typer.echo(f"error: {line}", err=True)
 
 
 def _tell(outcome: Outcome, call: Call) -> None:
     if outcome.error is not None:
-        _tell_error(outcome.error)
+        _tell_error(outcome.error, outcome.error.line())
     elif outcome.result is not None and not call.quiet:
         result = outcome.result
         report = "report.html" if "report.html" in result.files else "result.json"
@@ -182,8 +182,9 @@ def _marked(result: Result) -> str:
 
 
 def _tell_joint(outcome: JointOutcome, call: Call) -> None:
-    for error in outcome.errors:
-        _tell_error(error)
+    for bundle, error in outcome.errors:
+        named = PneumonaiError(f"{outcome.source.id}: {bundle}", error.reason, error.remedy) if bundle else error
+        _tell_error(error, named.line())
     joint = outcome.joint
     if joint is None or call.quiet:
         return
@@ -202,7 +203,9 @@ def _said(row: Row, *, earlier: bool) -> str:
         words = row.verdict + (f" {row.confidence:.2f}" if row.confidence is not None else "")
     elif row.infection_percent is not None:
         words = f"infection in {row.infection_percent:.1f} % of the lungs"
+    elif row.infection_percent_of_picture is not None:
+        words = f"infection in {row.infection_percent_of_picture:.1f} % of the picture"
     else:
-        words = f"infection in {row.infection_percent_of_picture or 0:.1f} % of the picture"
+        words = "lungs"
     notes = ["not counted"] * (not row.counted) + ["answered earlier"] * earlier
     return f"{row.bundle} {words}" + (f" ({', '.join(notes)})" if notes else "")

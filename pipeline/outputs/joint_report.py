@@ -144,7 +144,9 @@ def _headline(row: Row) -> tuple[str, str]:
     if row.infection_percent is not None:
         amount = "" if row.infection_ml is None else f"{row.infection_ml:,.0f} ml in all".replace(",", "\u202f")
         return f"Infection: {row.infection_percent:.1f}\u00a0% of both lungs", amount
-    return f"Infection: {row.infection_percent_of_picture or 0:.1f}\u00a0% of the picture", ""
+    if row.infection_percent_of_picture is not None:
+        return f"Infection: {row.infection_percent_of_picture:.1f}\u00a0% of the picture", ""
+    return "Lungs", "marked in the picture"
 
 
 def _says(row: Row) -> str:

@@ -374,7 +374,8 @@ def test_one_failing_bundle_leaves_the_others(
     (studies / "slice.png").write_bytes((pictures / "slice.png").read_bytes())
     options = Options()
     (outcome,) = run_joint_batch(find_studies([studies]), broken, tmp_path / "out", options)
-    assert [error.line() for error in outcome.errors] == [f"{MARKS}: there is no weights file; take a whole copy"]
+    ((name, error),) = outcome.errors
+    assert (name, error.line()) == (MARKS, f"{MARKS}: there is no weights file; take a whole copy")
     folder = tmp_path / "out" / "slice"
     assert (folder / NAMES / "result.json").is_file() and not (folder / MARKS).exists()
     document = json.loads((folder / "joint.json").read_text())
@@ -450,7 +451,10 @@ def test_the_command(
     assert code == 0 and out.count("answered earlier") == 2
     named = [part for name in (NAMES, VOLUMES) for part in ("--bundle", str(bundles[name].root))]
     code, _, err = call(capsys, monkeypatch, *asked, *named, "-o", str(tmp_path / "named"))
-    assert code == 1 and "is a picture, where a CT volume is wanted" in err
+    assert code == 1
+    assert (
+        err == f"error: slice: {VOLUMES}: is a picture, where a CT volume is wanted; send the DICOM series or NIfTI\n"
+    )
     # The two layouts are never mixed.
     alone = ["--bundle", str(bundles[NAMES].root)]
     code, _, err = call(capsys, monkeypatch, *asked, *alone, "-o", output)

@@ -160,6 +160,19 @@ def test_the_page_shows_every_answer_and_asks_for_nothing(page: Path) -> None:
     assert outline.tags.count("table") == outline.tags.count("caption")
 
 
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        (Row("a", infection_percent_of_picture=2.5), "Infection: 2.5\u00a0% of the picture"),
+        (Row("a"), "<strong>Lungs</strong>"),
+        (Row("a", verdict="cp", confidence=0.5, severity=3), "Severity 3"),
+    ],
+)
+def test_other_kinds_of_answers(row: Row, words: str, tmp_path: Path) -> None:
+    write_joint_report(joined(row), tmp_path / "report.html")
+    assert words in (tmp_path / "report.html").read_text()
+
+
 def test_text_from_files_is_escaped(tmp_path: Path) -> None:
     joint = joined(named("a", "covid", warnings=["<b>bold</b>"]), path="in/<script>alert(1)</script>")
     write_joint_report(joint, tmp_path / "report.html")
