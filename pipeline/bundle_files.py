@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
 from pathlib import Path
 
@@ -56,17 +57,19 @@ def export_torchscript(bundle: Bundle, output: Path) -> Path:
         BundleError: the weights are missing or of another network.
         OutputError: the file cannot be written.
     """
-    from monai.bundle import ckpt_export
+    from monai.data import save_net_with_metadata
+    from monai.networks.utils import convert_to_torchscript
 
-    configs = bundle.root / "configs"
-    load_weights(inference_config(bundle.root).get_parsed_content("network_def"), bundle.weights, subject=bundle.name)
+    network = inference_config(bundle.root).get_parsed_content("network_def")
+    load_weights(network, bundle.weights, subject=bundle.name)
+    inference = json.loads((bundle.root / "configs" / "inference.json").read_text(encoding="utf-8"))
     with whole_file(output) as temporary:
-        ckpt_export(
-            net_id="network_def",
-            filepath=str(temporary),
-            ckpt_file=str(bundle.weights),
-            meta_file=str(configs / "metadata.json"),
-            config_file=[str(configs / "inference.json")],
-            bundle_root=str(bundle.root),
+        save_net_with_metadata(
+            convert_to_torchscript(network),
+            str(temporary),
+            include_config_vals=False,
+            append_timestamp=False,
+            meta_values=bundle.metadata,
+            more_extra_files={"inference.json": json.dumps(inference).encode()},
         )
     return output
