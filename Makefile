@@ -3,6 +3,8 @@ VENV ?= .venv
 # The PyTorch to install: name another one to keep it, e.g. make demo TORCH="torch --index-url URL-FROM-PYTORCH.ORG".
 TORCH ?= $(shell grep '^torch==' constraints.txt)
 BUNDLE ?= nl_ran_ct_classification
+# Processes that the tests are shared out to; each wants a core and 2 GB.
+WORKERS ?= 2
 BIN := $(VENV)/bin
 FIND_PYTHON = for p in $(PYTHON) python3.11 python3.12 python3.13 python3; do \
 	  $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done
@@ -29,7 +31,9 @@ demo: $(VENV)/.installed  ## Install, make a sample study, read it; prints where
 
 test: $(VENV)/.installed  ## Install, run all tests.
 	@# SWIG (in ITK) warns when the interpreter ends, after the summary, which is to be the last line.
-	PYTHONWARNINGS="ignore:builtin type swigvarlink:DeprecationWarning" $(BIN)/python -m pytest $(PYTEST)
+	@# A file's tests stay in one process, which its fixtures are made for; layers as small as theirs want one thread.
+	PYTHONWARNINGS="ignore:builtin type swigvarlink:DeprecationWarning" OMP_NUM_THREADS=1 \
+	  $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(PYTEST)
 
 lint: $(VENV)/.installed  ## ruff, and mypy on a normal (not editable) install.
 	$(BIN)/ruff check .
