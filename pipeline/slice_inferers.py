@@ -21,17 +21,19 @@ class SliceClassifier(Inferer):
     Args:
         batch_size: slices that go through the network together.
         highest: how many slices speak for the volume.
+        mirrors: positions in which the network sees each slice, its logits averaged; see :class:`MirroredInferer`.
 
     Raises:
-        ValueError: unless both are at least 1.
+        ValueError: unless both are at least 1; without mirrors.
     """
 
-    def __init__(self, batch_size: int = 16, highest: int = 5) -> None:
+    def __init__(self, batch_size: int = 16, highest: int = 5, mirrors: Sequence[Sequence[int]] = ((),)) -> None:
         super().__init__()
         if batch_size < 1 or highest < 1:
             raise ValueError(f"SliceClassifier needs batch_size and highest of 1 or more, got {batch_size}, {highest}.")
         self.batch_size = batch_size
         self.highest = highest
+        self.mirrors = _checked(mirrors)
 
     def __call__(self, inputs: torch.Tensor, network: Network, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Logits of the volumes, ``[B, K]``, from slices ``[B, C, S, H, W]``.
@@ -49,7 +51,10 @@ class SliceClassifier(Inferer):
         if inputs.ndim != 5:
             raise ValueError(f"SliceClassifier needs slices [B, C, S, H, W], got {tuple(inputs.shape)}.")
         slices = inputs.as_subclass(torch.Tensor).transpose(1, 2).flatten(0, 1)
-        logits = torch.cat([network(part).float() for part in slices.split(self.batch_size)])
+        answers = [
+            [network(part.flip(axes)).float() for axes in self.mirrors] for part in slices.split(self.batch_size)
+        ]
+        logits = torch.cat([torch.stack(of_part).mean(dim=0) for of_part in answers])
         return logits.unflatten(0, (inputs.shape[0], inputs.shape[2])).transpose(1, 2)
 
     def volume_logits(self, slice_logits: torch.Tensor) -> torch.Tensor:
@@ -59,6 +64,12 @@ class SliceClassifier(Inferer):
         chosen = log_probabilities[:, 0].topk(count, dim=1, largest=False).indices
         kept = log_probabilities.gather(2, chosen[:, None].expand(-1, slice_logits.shape[1], -1))
         return kept.logsumexp(dim=2) - torch.tensor(float(count), device=kept.device).log()
+
+
+def _checked(mirrors: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
+    if not mirrors:
+        raise ValueError("at least one mirror is needed; [[]] leaves the slice as it is.")
+    return [tuple(axes) for axes in mirrors]
 
 
 class MirroredInferer(Inferer):
@@ -77,10 +88,8 @@ class MirroredInferer(Inferer):
 
     def __init__(self, inferer: Inferer, mirrors: Sequence[Sequence[int]] = ((), (-1,))) -> None:
         super().__init__()
-        if not mirrors:
-            raise ValueError("MirroredInferer needs at least one mirror; [[]] leaves the slice as it is.")
         self.inferer = inferer
-        self.mirrors = [tuple(axes) for axes in mirrors]
+        self.mirrors = _checked(mirrors)
 
     def __call__(self, inputs: torch.Tensor, network: Network, *args: Any, **kwargs: Any) -> Any:
         """The inferer's output for the inputs, of the averaged network."""

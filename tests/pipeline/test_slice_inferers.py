@@ -42,6 +42,17 @@ def test_of_few_slices_all_speak_and_one_speaks_for_itself() -> None:
     torch.testing.assert_close(one, each[:, :, 0])
 
 
+def test_logits_of_a_slice_and_its_mirror_image_are_averaged() -> None:
+    images = torch.randn(1, 1, 3, 4, 6, generator=torch.Generator().manual_seed(5))
+
+    def by_left_half(slices: torch.Tensor) -> torch.Tensor:
+        return by_mean(slices[..., :3])
+
+    logits = SliceClassifier(batch_size=2, mirrors=[[], [-1]]).slice_logits(images, by_left_half)
+    # Both halves have a say, so that it is the whole slice's mean.
+    torch.testing.assert_close(logits, SliceClassifier().slice_logits(images, by_mean))
+
+
 def test_wrong_settings_and_shapes_are_refused() -> None:
     with pytest.raises(ValueError, match="1 or more, got 0, 5"):
         SliceClassifier(batch_size=0)
@@ -104,3 +115,5 @@ def test_mirrored_answers_are_mirrored_back_and_averaged() -> None:
 def test_no_mirror_is_no_answer() -> None:
     with pytest.raises(ValueError, match="at least one mirror"):
         MirroredInferer(SliceInferer(roi_size=(6, 4)), [])
+    with pytest.raises(ValueError, match="at least one mirror"):
+        SliceClassifier(mirrors=[])
