@@ -5,13 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import math
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from bundle_runs import run_config
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +37,7 @@ def dataset(small_phantom: Any, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture
 def train_and_use(tmp_path: Path) -> Callable[..., None]:
-    """Trains a bundle small through MONAI's commands, evaluates, derives a bundle of it, and answers with that."""
+    """Trains a bundle small as MONAI's commands do, evaluates, derives a bundle of it, and answers with that."""
 
     def run_all(name: str, dataset: Path, small: dict[str, Any], **training: Any) -> None:
         from pneumonai.pipeline import bundle_checks
@@ -46,31 +45,18 @@ def train_and_use(tmp_path: Path) -> Callable[..., None]:
         from pneumonai.pipeline.derive import derive_bundle
         from pneumonai.pipeline.predict import predict_study
 
-        root = find_bundle(name).root
-        common = {
-            "bundle_root": root,
-            "meta_file": root / "configs" / "metadata.json",
-            "dataset_dir": dataset,
-            "datalist": dataset / "datalist.json",
-        }
-
-        def run(config: str, **settings: Any) -> None:
-            command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(root / "configs" / config)]
-            for key, value in (common | small | settings).items():
-                command += [f"--{key}", str(value)]
-            done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-            assert done.returncode == 0, done.stderr[-2000:]
-
-        run("train.json", output_dir="out", max_epochs=2, batch_size=3, **training)
-        with (tmp_path / "out" / "history.csv").open(newline="") as file:
+        root, output = find_bundle(name).root, tmp_path / "out"
+        run_config(root, "train", data=dataset, output_dir=output, max_epochs=2, batch_size=3, **small, **training)
+        with (output / "history.csv").open(newline="") as file:
             history = list(csv.DictReader(file))
         assert len(history) == 2
         assert all(math.isfinite(float(value)) for row in history for value in row.values())
-        run("evaluate.json", ckpt_path="out/model.pt", output_dir="scores")
+        scores = {"ckpt_path": output / "model.pt", "output_dir": tmp_path / "scores"}
+        run_config(root, "evaluate", data=dataset, **scores, **small)
         items = json.loads((dataset / "datalist.json").read_text())["test"]
         metrics = json.loads((tmp_path / "scores" / "metrics.json").read_text())
         assert metrics["n_images"] == len(items) and metrics["n_patients"] == len(items)
-        derived = derive_bundle(tmp_path / "out", tmp_path / "mine")
+        derived = derive_bundle(output, tmp_path / "mine")
         sides = derived.metadata["network_data_format"]["inputs"]["image"]["spatial_shape"]
         assert sides == small["slice_size"]
         bundle_checks.check_network(derived)

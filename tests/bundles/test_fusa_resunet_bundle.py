@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from bundle_runs import run_config
 from PIL import Image
 from threshold_network import ThresholdNetwork
 
@@ -121,24 +120,7 @@ def test_monai_and_predict_mark_the_same(
     (tmp_path / "made").mkdir()
     picture = write_slices(small_phantom, tmp_path / "made", count=1)[0]
     picture.rename(studies / picture.name)
-    done = subprocess.run(
-        [
-            *(
-                sys.executable,
-                "-m",
-                "monai.bundle",
-                "run",
-                "--config_file",
-                str(marking / "configs" / "inference.json"),
-            ),
-            *("--bundle_root", str(marking), "--dataset_dir", str(studies), "--output_dir", str(tmp_path / "out")),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={"PYTHONPATH": str(Path(__file__).parents[1]), "PATH": "/usr/bin:/bin"},
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    run_config(marking, "inference", data=studies, output_dir=tmp_path / "out")
     with (tmp_path / "out" / "predictions.csv").open(newline="") as file:
         rows = {Path(row["image"]).name: row for row in csv.DictReader(file)}
     for path in sorted(studies.iterdir()):
@@ -191,19 +173,7 @@ def test_pictures_and_volumes_train_and_evaluate_together(dataset: Path, train_a
 
 def evaluate(bundle: Path, dataset: Path, output: Path, **settings: Any) -> str:
     """The predictions.csv of the bundle's evaluate.json."""
-    from monai.bundle import create_workflow
-
-    workflow = create_workflow(
-        workflow_type="infer",
-        config_file=str(bundle / "configs" / "evaluate.json"),
-        bundle_root=str(bundle),
-        dataset_dir=str(dataset),
-        datalist=str(dataset / "datalist.json"),
-        output_dir=str(output),
-        device="$torch.device('cpu')",
-        **settings,
-    )
-    workflow.run()
+    run_config(bundle, "evaluate", data=dataset, output_dir=output, **settings)
     return (output / "predictions.csv").read_text()
 
 

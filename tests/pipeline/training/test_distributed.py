@@ -11,30 +11,28 @@ from typing import Any
 
 import pytest
 import torch
+from bundle_runs import run_config
 
 from pneumonai.pipeline.bundle import find_bundle
 
 
-def run_bundle(launcher: list[str], config_files: list[Path], output_dir: Path, datalist: Path, *options: str) -> None:
-    root = find_bundle("nl_ran_ct_classification").root
-    command = [*launcher, "-m", "monai.bundle", "run", "--config_file", str([str(path) for path in config_files])]
-    command += ["--bundle_root", str(root), "--meta_file", str(root / "configs" / "metadata.json")]
-    command += ["--dataset_dir", str(datalist.parent), "--datalist", str(datalist), "--output_dir", str(output_dir)]
-    done = subprocess.run([*command, *options], capture_output=True, text=True, check=False, timeout=240)
-    assert done.returncode == 0, done.stderr[-3000:]
-
-
 def test_two_processes_train_as_one(volumes: Path, overrides: dict[str, Any], tmp_path: Path) -> None:
-    configs = find_bundle("nl_ran_ct_classification").root / "configs"
-    small = tmp_path / "small.json"
+    root = find_bundle("nl_ran_ct_classification").root
     # Augmentation draws other numbers in each process; Adam makes steps of gradients that are rounding alone.
     plain = {"train::geometric_augmentation": [], "train::grey_augmentation": [], "max_epochs": 3}
     sgd = {"_target_": "torch.optim.SGD", "params": "$@network.parameters()", "lr": "@learning_rate", "momentum": 0.9}
-    small.write_text(json.dumps(overrides | plain | {"optimizer": sgd}))
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
-    distributed = [configs / "train.json", configs / "multi_gpu_train.json", small]
-    run_bundle(torchrun, distributed, tmp_path / "two", volumes, "--batch_size", "2")
-    run_bundle([sys.executable], [configs / "train.json", small], tmp_path / "one", volumes, "--batch_size", "4")
+    settings = overrides | plain | {"optimizer": sgd}
+    (tmp_path / "small.json").write_text(json.dumps(settings))
+    configs = [*(root / "configs" / f"{name}.json" for name in ("train", "multi_gpu_train")), tmp_path / "small.json"]
+    # Standalone takes a port that is free: other tests may be at work beside this one.
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command += ["-m", "monai.bundle", "run", "--config_file", str([str(path) for path in configs])]
+    command += ["--bundle_root", str(root), "--meta_file", str(root / "configs" / "metadata.json")]
+    command += ["--dataset_dir", str(volumes.parent), "--datalist", str(volumes)]
+    command += ["--output_dir", str(tmp_path / "two"), "--batch_size", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    run_config(root, "train", data=volumes.parent, **(settings | {"output_dir": tmp_path / "one", "batch_size": 4}))
     rows = []
     for name in ("two", "one"):
         with (tmp_path / name / "history.csv").open(newline="") as file:
