@@ -34,7 +34,8 @@ def load_datalist(
         part: ``training``, ``validation`` or ``test``.
         dataset_dir: folder that relative paths start from; the datalist's own folder when None.
         fold: for a datalist made of folds: ``test`` is this fold; ``validation`` the datalist's own, or the next fold
-            where it has none; ``training`` the other folds. So no choice is made on the fold that gives the score.
+            where it has none; ``training`` the other folds and what has the fold null, as images of another
+            source. So no choice is made on the fold that gives the score.
         class_names: names in label order; labels given as names become their index, others are checked.
         keys: which entries of an item to keep (``boxes`` are checked); one that an item lacks is left out.
 
@@ -78,17 +79,17 @@ def read_datalist(path: str | Path) -> dict[str, Any]:
 
 def _of_fold(content: dict[str, Any], part: str, fold: int, datalist: str) -> list[tuple[str, Any]]:
     folded = [(f"{datalist}, training[{n}]", item) for n, item in enumerate(content.get("training") or [])]
-    missing = next((where for where, item in folded if not isinstance(item.get("fold"), int)), None)
+    missing = next((where for where, item in folded if not isinstance(item.get("fold", ""), int | None)), None)
     if missing is not None:
         raise ManifestError(missing, "has no fold", "build the datalist with --split folds=K")
-    folds = 1 + max((item["fold"] for _, item in folded), default=-1)
+    folds = 1 + max((item["fold"] for _, item in folded if item["fold"] is not None), default=-1)
     if not 0 <= fold < folds:
         raise ManifestError(datalist, f"has folds 0 to {folds - 1}, not {fold}", "choose one of them")
     own_validation = [(f"{datalist}, validation[{n}]", item) for n, item in enumerate(content.get("validation") or [])]
     if part == "validation" and own_validation:
         return own_validation
     held_out = {fold} if own_validation else {fold, (fold + 1) % folds}
-    wanted = {"test": {fold}, "validation": {(fold + 1) % folds}}.get(part, set(range(folds)) - held_out)
+    wanted = {"test": {fold}, "validation": {(fold + 1) % folds}}.get(part, {None, *range(folds)} - held_out)
     return [(where, item) for where, item in folded if item["fold"] in wanted]
 
 

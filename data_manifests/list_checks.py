@@ -125,7 +125,7 @@ def check_parts(entries: Sequence[Entry]) -> Row:
     for side, labels in sorted(sides.items()):
         if missing := sorted(str(label) for label in everything - labels):
             findings.append(Finding(Severity.WARNING, f"{side} has no {', '.join(missing)}"))
-    without = [e for e in entries if folded and e.part == "training" and e.item.get("fold") is None]
+    without = [e for e in entries if folded and e.part == "training" and "fold" not in e.item]
     findings += [Finding(Severity.ERROR, f"{e.name} has no fold, others have", (e.where,)) for e in without]
     return Row("parts", "parts filled", findings, f"{len(sides)} sides: {', '.join(sorted(sides))}")
 

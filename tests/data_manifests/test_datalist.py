@@ -55,6 +55,18 @@ def test_a_missing_datalist_or_part_is_an_error(tmp_path: Path) -> None:
         load_datalist(write(tmp_path, [{"image": "a.nii.gz"}]), "test")
 
 
+def test_what_belongs_to_no_fold_is_trained_on_with_each(tmp_path: Path) -> None:
+    items = [{"image": "a.nii.gz", "label": n, "fold": n % 3 if n < 6 else None} for n in range(8)]
+    path = write(tmp_path, items)
+
+    def labels(part: str, fold: int) -> list[int]:
+        return [item["label"] for item in load_datalist(path, part, fold=fold)]
+
+    assert labels("test", 2) == [2, 5]
+    assert labels("validation", 2) == [0, 3]
+    assert labels("training", 2) == [1, 4, 6, 7]
+
+
 def test_folds_keep_choice_and_score_apart(tmp_path: Path) -> None:
     path = write(tmp_path, [{"image": "a.nii.gz", "label": n, "fold": n % 3} for n in range(6)])
 
