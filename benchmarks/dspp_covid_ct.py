@@ -9,7 +9,7 @@ PACKS holds ``manifest.csv``, ``ct2d`` (COVID-CT, its training and validation pa
 2. five folds of COVID-CT by patient through ``pneumonai compare``, one row a recipe. The number of epochs is fixed and
    the last averaged weights are kept, so that nothing is chosen on a fold (the validation part, which decides
    nothing, is that tenth of the SARS slices);
-3. ``--weights``: the first row's recipe on all of COVID-CT; these weights ship.
+3. ``--weights``: the recipe ``lite2-imagenet-sars`` on all of COVID-CT; these weights ship.
 
 What is done already is not done again. ``--rows`` takes some rows only, ``--folds`` some folds.
 """
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -26,28 +27,29 @@ from PIL import Image
 from pooled_folds import pool, table
 
 from pneumonai.pipeline.comparison.plan import plan_runs, read_comparison
+from pneumonai.pipeline.training.predictions import Predictions
 
 BUNDLE = "dspp_cid_ct_classification"
 RUNS = BundleRuns(BUNDLE)
-BACKBONES: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
-    "efficientnet_lite2": (("efficientnet_lite2",), {"width": 128}),
-    "mobilenet_v2": ((), {}),
-}
-"""Overlays and settings; the width keeps the weights within 16 MB."""
+OVERLAYS: dict[str, tuple[str, ...]] = {"efficientnet_lite2": (), "mobilenet_v2": ("mobilenet_v2",)}
+"""Of the backbones; the first is the bundle's own."""
 ROWS = {
-    "lite2-imagenet-sars": ("efficientnet_lite2", "sars"),
-    "lite2-imagenet": ("efficientnet_lite2", "imagenet"),
-    "lite2-random": ("efficientnet_lite2", "random"),
-    "mobilenet-imagenet-sars": ("mobilenet_v2", "sars"),
+    "lite2-imagenet-sars": ("efficientnet_lite2", "sars", "folds"),
+    "lite2-imagenet": ("efficientnet_lite2", "imagenet", "folds"),
+    "lite2-random": ("efficientnet_lite2", "random", "folds"),
+    "lite2-imagenet-sars-mixed": ("efficientnet_lite2", "sars", "mixed"),
+    "mobilenet-imagenet-sars": ("mobilenet_v2", "sars", "folds"),
 }
-"""A recipe: its backbone, and what its weights start from."""
-FINE_TUNING = {"average_decay": 0.98, "max_epochs": 30, "val_interval": 30}
+"""A recipe: its backbone, what its weights start from, and its datalist."""
+EPOCHS = {"folds": 30, "mixed": 16}
+"""About as many steps with either datalist."""
+METRICS = ["accuracy", "f1", "auc"]
 SMALLEST_SIDE = 64
 """Pixels; the bundle refuses smaller pictures."""
 
 
 def write_datalists(packs: Path, output: Path) -> None:
-    """``sars.json`` and ``folds.json``."""
+    """``sars.json``, ``folds.json``, and ``mixed.json``: the folds, and as many SARS slices to train on with each."""
     sars, folds = output / "sars.json", output / "folds.json"
     if folds.exists():
         return
@@ -64,6 +66,9 @@ def write_datalists(packs: Path, output: Path) -> None:
     sars.write_text(json.dumps(pre_training, indent=1))
     datalist["validation"] = pre_training["validation"]
     datalist["training"] = [item for item in datalist["training"] if _large_enough(packs / item["image"])]
+    mixed = random.Random(0).sample(pre_training["training"], len(datalist["training"]) * 4 // 5)
+    with_sars = datalist | {"training": datalist["training"] + [item | {"fold": None} for item in mixed]}
+    (output / "mixed.json").write_text(json.dumps(with_sars, indent=1))
     folds.write_text(json.dumps(datalist, indent=1))
 
 
@@ -74,66 +79,72 @@ def _large_enough(image: Path) -> bool:
 
 def pre_trained(backbone: str, imagenet: dict[str, Path], packs: Path, output: Path) -> Path:
     """Weights of a backbone after six epochs on the SARS-CoV-2 slices."""
-    overlays, settings = BACKBONES[backbone]
     common = {"dataset_dir": packs, "datalist": output / "sars.json", "average_decay": 0.99}
     where = {"cache_root": output / "cache", "imagenet": imagenet[backbone]}
-    return RUNS.train(output / f"sars_{backbone}", 6, overlays, **(settings | common | where))
+    return RUNS.train(output / f"sars_{backbone}", 6, OVERLAYS[backbone], **(common | where))
 
 
-def recipes(wanted: list[str], imagenet: dict[str, Path], packs: Path, output: Path) -> list[dict[str, Any]]:
-    """Rows of a comparison."""
+def compare(names: list[str], kind: str, arguments: argparse.Namespace) -> dict[str, Predictions]:
+    """Answers to the images held out, by the rows of one datalist."""
+    imagenet = dict(zip(OVERLAYS, [path.resolve() for path in arguments.imagenet], strict=True))
     rows = []
-    for name in wanted:
-        backbone, start = ROWS[name]
-        overlays, settings = BACKBONES[backbone]
-        row = {"name": name, "bundle": BUNDLE, "overlays": [f"{overlay}.json" for overlay in overlays]}
+    for name in names:
+        backbone, start, _ = ROWS[name]
         begin: dict[str, str] = {}
         if start == "sars":
-            begin = {"pretrained": str(pre_trained(backbone, imagenet, packs, output))}
+            begin = {"pretrained": str(pre_trained(backbone, imagenet, arguments.packs, arguments.output))}
         elif start == "imagenet":
             begin = {"imagenet": str(imagenet[backbone])}
-        rows.append(row | {"settings": settings | begin})
-    return rows
+        overlays = [f"{overlay}.json" for overlay in OVERLAYS[backbone]]
+        rows.append({"name": name, "bundle": BUNDLE, "overlays": overlays, "settings": begin})
+    comparison = {
+        "title": f"D-SPP + CID on COVID-CT, {kind}",
+        "datalist": f"{kind}.json",
+        "dataset_dir": str(arguments.packs),
+        "folds": arguments.folds,
+        "metrics": METRICS,
+        "settings": fine_tuning(kind),
+        "rows": rows,
+    }
+    config, folder = arguments.output / f"comparison_{kind}.json", arguments.output / kind
+    config.write_text(json.dumps(comparison, indent=1))
+    pneumonai("compare", config, "--output", folder, "--jobs", arguments.jobs)
+    runs = plan_runs(read_comparison(config), folder)
+    return {
+        name: pool(name, [str(run.folder / "scores" / "predictions.csv") for run in runs if run.row.name == name])
+        for name in names
+    }
+
+
+def fine_tuning(kind: str) -> dict[str, Any]:
+    """Settings of a training on COVID-CT."""
+    return {"average_decay": 0.98, "max_epochs": EPOCHS[kind], "val_interval": EPOCHS[kind]}
 
 
 def main() -> None:
     """Run what is missing and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("packs", type=Path)
-    parser.add_argument("--imagenet", type=Path, nargs=2, required=True, metavar=tuple(BACKBONES), help="weights")
+    parser.add_argument("--imagenet", type=Path, nargs=2, required=True, metavar=tuple(OVERLAYS), help="weights")
     parser.add_argument("--output", type=Path, default=Path("runs/dspp_covid_ct"))
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
     parser.add_argument("--folds", type=int, nargs="+", default=list(range(5)))
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
-    parser.add_argument("--weights", action="store_true", help="also train the first row on all of COVID-CT")
+    parser.add_argument("--weights", action="store_true", help="also train the shipped recipe on all of COVID-CT")
     arguments = parser.parse_args()
-    packs, output = arguments.packs.resolve(), arguments.output.resolve()
-    imagenet = dict(zip(BACKBONES, [path.resolve() for path in arguments.imagenet], strict=True))
-    write_datalists(packs, output)
-    comparison: dict[str, Any] = {
-        "title": "D-SPP + CID on COVID-CT",
-        "datalist": "folds.json",
-        "dataset_dir": str(packs),
-        "folds": arguments.folds,
-        "metrics": ["accuracy", "f1", "auc"],
-        "settings": FINE_TUNING,
-        "rows": recipes(arguments.rows, imagenet, packs, output),
-    }
-    config = output / "comparison.json"
-    config.write_text(json.dumps(comparison, indent=1))
-    pneumonai("compare", config, "--output", output / "folds", "--jobs", arguments.jobs)
-    runs = plan_runs(read_comparison(config), output / "folds")
-    answers = {
-        name: pool(name, [str(run.folder / "scores" / "predictions.csv") for run in runs if run.row.name == name])
-        for name in arguments.rows
-    }
-    print(table(answers, comparison["metrics"]))
+    arguments.packs, arguments.output = arguments.packs.resolve(), arguments.output.resolve()
+    write_datalists(arguments.packs, arguments.output)
+    answers: dict[str, Predictions] = {}
+    for kind in EPOCHS:
+        names = [name for name in arguments.rows if ROWS[name][2] == kind]
+        answers |= compare(names, kind, arguments) if names else {}
+    print(table(answers, METRICS))
     if arguments.weights:
-        overlays, settings = BACKBONES[ROWS[arguments.rows[0]][0]]
-        settings = settings | FINE_TUNING | comparison["rows"][0]["settings"]
-        where = {"dataset_dir": packs, "datalist": output / "folds.json", "cache_root": output / "folds" / "cache"}
-        epochs = settings.pop("max_epochs")
-        print(RUNS.train(output / "all", epochs, overlays, **(settings | where)))
+        where = {"dataset_dir": arguments.packs, "datalist": arguments.output / "folds.json"}
+        start = {"pretrained": arguments.output / "sars_efficientnet_lite2" / "model.pt"}
+        cache = {"cache_root": arguments.output / "folds" / "cache"}
+        settings = fine_tuning("folds")
+        print(RUNS.train(arguments.output / "all", settings.pop("max_epochs"), **(settings | where | start | cache)))
 
 
 if __name__ == "__main__":
