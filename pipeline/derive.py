@@ -154,7 +154,8 @@ def _write_configs(
 
 def _spatial_shape(shape: list[int], changes: dict[str, Any]) -> list[int]:
     """The network's input where the run changed it: slices and their rows and columns, or rows and columns alone."""
-    rows_columns = changes.get("slice_size") or changes.get("crop_size") or shape[-2:]
+    sizes = (changes.get(name) for name in ("slice_size", "crop_size", "picture_size"))
+    rows_columns = next((size for size in sizes if size), shape[-2:])
     slices = [changes.get("num_slices") or shape[0]] if len(shape) == 3 else []
     return [*slices, *rows_columns]
 
