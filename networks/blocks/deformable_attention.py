@@ -79,7 +79,12 @@ class DeformableAttention(nn.Module):
         queries = F.layer_norm(u.flatten(2).transpose(1, 2), reduced)
         keys = F.layer_norm(v.flatten(2).transpose(1, 2), reduced)
         values = self.w(x).flatten(2).transpose(1, 2)
+        # Kernels that never write out N x N weights want one head and as many channels in all three; zeros add nothing.
+        missing = [0, values.shape[2] - u.shape[1]]
         gathered = F.scaled_dot_product_attention(
-            queries.to(values.dtype), keys.to(values.dtype), values, scale=1.0 / (u.shape[1] * self.temperature)
-        )
+            F.pad(queries.to(values.dtype), missing)[:, None],
+            F.pad(keys.to(values.dtype), missing)[:, None],
+            values[:, None],
+            scale=1.0 / (u.shape[1] * self.temperature),
+        )[:, 0]
         return gathered.transpose(1, 2).reshape(x.shape), torch.stack([horizontal, vertical], dim=1)
