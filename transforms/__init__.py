@@ -36,6 +36,7 @@ from .rand_foreground_scale_crop import (
     RandForegroundScaleCropDict,
 )
 from .sample_slices import SampleSlices, SampleSlicesD, SampleSlicesd, SampleSlicesDict
+from .square_box import SquareBox, SquareBoxD, SquareBoxd, SquareBoxDict
 from .standardise_slices import StandardiseSlices, StandardiseSlicesD, StandardiseSlicesd, StandardiseSlicesDict
 
 __all__ = [
@@ -81,6 +82,10 @@ __all__ = [
     "SampleSlicesD",
     "SampleSlicesDict",
     "SampleSlicesd",
+    "SquareBox",
+    "SquareBoxD",
+    "SquareBoxDict",
+    "SquareBoxd",
     "StandardiseSlices",
     "StandardiseSlicesD",
     "StandardiseSlicesDict",
