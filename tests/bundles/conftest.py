@@ -58,7 +58,7 @@ def train_and_use(tmp_path: Path) -> Callable[..., None]:
         assert metrics["n_images"] == len(items) and metrics["n_patients"] == len(items)
         derived = derive_bundle(output, tmp_path / "mine")
         sides = derived.metadata["network_data_format"]["inputs"]["image"]["spatial_shape"]
-        assert sides == small["slice_size"]
+        assert sides == next(value for key, value in small.items() if key in ("slice_size", "picture_size"))
         bundle_checks.check_network(derived)
         assert predict_study(dataset / items[0]["image"], bundle=derived.root).bundle["name"] == "mine"
 

@@ -1,0 +1,109 @@
+"""D-SPP + CID on chest X-rays: covid against the rest on outer folds by patient, and the recipe of the shipped weights.
+
+    python benchmarks/dspp_cxr.py PACKS --imagenet mobilenet_v2.pt --output runs/dspp_cxr --weights
+
+PACKS holds ``cxr`` with its ``manifest.csv``; normal and cap together are ``noncovid``.
+
+1. five folds by patient through ``pneumonai compare``, one row a recipe. The number of epochs is fixed and the last
+   averaged weights are kept, so that nothing is chosen on a fold: the validation part, which every bundle's training
+   wants, is a few pictures of the pack and decides nothing;
+2. the pooled answers: accuracy, F1, AUC of all, and the accuracy on normal, cap and covid alone, which is the recall;
+3. ``--weights``: the first row's recipe on all pictures; these weights ship.
+
+What is done already is not done again. ``--rows`` takes some rows only, ``--folds`` some folds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+from bundle_runs import BundleRuns, pneumonai
+from pooled_folds import pool, table
+
+from pneumonai.pipeline.comparison.plan import plan_runs, read_comparison
+
+BUNDLE = "dspp_cid_cxr_classification"
+ROWS: dict[str, tuple[list[str], bool]] = {
+    "dspp-cid": ([], True),
+    "no-modules": (["none.json"], True),
+    "dspp-cid-random": ([], False),
+}
+"""A recipe: its overlays, and whether it starts from ImageNet weights; the first one's weights ship."""
+SETTINGS: dict[str, Any] = {"max_epochs": 20, "val_interval": 20, "average_decay": 0.98}
+METRICS = ["accuracy", "f1", "auc"]
+KINDS = ("normal", "cap", "covid")
+"""Folders of the pack."""
+
+
+def write_datalist(packs: Path, output: Path) -> Path:
+    """``folds.json``: five folds by patient, covid against normal and cap together."""
+    datalist, listed = output / "folds.json", output / "xrays.csv"
+    if datalist.exists():
+        return datalist
+    output.mkdir(parents=True, exist_ok=True)
+    with (packs / "cxr" / "manifest.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    with listed.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "label", "patient_id"])
+        for row in rows:
+            label = "covid" if row["label"] == "covid" else "noncovid"
+            writer.writerow([f"cxr/{row['file']}", label, row["patient_id"]])
+    classes = ("--class", "noncovid", "--class", "covid", "--modality", "CXR")
+    pneumonai("manifest", "build", packs, "--from-csv", listed, *classes, "--split", "folds=5", "--output", datalist)
+    content = json.loads(datalist.read_text())
+    content["validation"] = [{k: v for k, v in item.items() if k != "fold"} for item in content["training"][:4]]
+    datalist.write_text(json.dumps(content, indent=1))
+    return datalist
+
+
+def main() -> None:
+    """Run what is missing and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("packs", type=Path)
+    parser.add_argument("--imagenet", type=Path, required=True, help="weights of MobileNetV2")
+    parser.add_argument("--output", type=Path, default=Path("runs/dspp_cxr"))
+    parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
+    parser.add_argument("--folds", type=int, nargs="+", default=list(range(5)))
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
+    parser.add_argument("--weights", action="store_true", help="also train the shipped recipe on all pictures")
+    arguments = parser.parse_args()
+    packs, output, imagenet = (path.resolve() for path in (arguments.packs, arguments.output, arguments.imagenet))
+    datalist = write_datalist(packs, output)
+    rows = [
+        {"name": name, "bundle": BUNDLE, "overlays": overlays, "settings": {"imagenet": str(imagenet)} if start else {}}
+        for name, (overlays, start) in ROWS.items()
+        if name in arguments.rows
+    ]
+    comparison = {
+        "title": "D-SPP + CID, covid on chest X-rays",
+        "datalist": datalist.name,
+        "dataset_dir": str(packs),
+        "folds": arguments.folds,
+        "metrics": METRICS,
+        "settings": SETTINGS,
+        "rows": rows,
+    }
+    config = output / "comparison.json"
+    config.write_text(json.dumps(comparison, indent=1))
+    pneumonai("compare", config, "--output", output / "folds", "--jobs", arguments.jobs)
+    runs = plan_runs(read_comparison(config), output / "folds")
+    files = {
+        name: [str(run.folder / "scores" / "predictions.csv") for run in runs if run.row.name == name]
+        for name in arguments.rows
+    }
+    print(table({name: pool(name, paths) for name, paths in files.items()}, METRICS))
+    for kind in KINDS:
+        print(f"\n{kind} alone\n")
+        print(table({name: pool(name, paths, f"/{kind}/") for name, paths in files.items()}, ["accuracy"]))
+    if arguments.weights:
+        settings = {"dataset_dir": packs, "datalist": datalist, "imagenet": imagenet, **SETTINGS}
+        print(BundleRuns(BUNDLE).train(output / "all", settings.pop("max_epochs"), **settings))
+
+
+if __name__ == "__main__":
+    main()
