@@ -1,7 +1,7 @@
 """Lungs of X-rays: the tables from which ``cxr_lung_segmentation`` is trained, its scores, and pictures to look at.
 
-    pneumonai phantom --kind all --format xray --count 30 --validation 5 --difficulty mixed --seed 50000 \\
-        --output PHANTOMS
+    pneumonai phantom --kind all --format xray --count 10 --validation 5 --difficulty mixed --seed 50000 \\
+        --shape 192 192 72 --output PHANTOMS
     python benchmarks/cxr_lungs.py tables CXR PHANTOMS --output DATA
     pneumonai manifest build DATA --from-csv DATA/folds.csv --split folds=5 --modality CXR --output DATA/folds.json
     pneumonai manifest build DATA --from-csv DATA/all.csv --split official --modality CXR --output DATA/all.json
@@ -24,6 +24,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from skimage.segmentation import find_boundaries
+
+from pneumonai.pipeline.metrics.resampling import interval, resampled_means
 
 PHANTOM = "phantom-"
 TILE = 256
@@ -60,21 +62,26 @@ def _write(path: Path, columns: Sequence[str], rows: Sequence[Sequence[str]]) ->
 
 
 def print_scores(files: Sequence[Path]) -> None:
-    """Mean Dice and the tenth percentile over the pictures of several ``predictions.csv``, patients and phantoms."""
+    """Mean Dice, its interval and tenth percentile over several ``predictions.csv``, patients and phantoms apart."""
     rows = []
     for path in files:
         with path.open(newline="", encoding="utf-8") as file:
             rows += list(csv.DictReader(file))
-    print("| pictures | n | patients | Dice of both lungs | right | left | tenth percentile |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
+    print("| pictures | n | patients | Dice of both lungs | 95 % interval | right | left | tenth percentile |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for name, phantom in (("patients (a model's masks)", False), ("phantoms (known lungs)", True)):
         chosen = [row for row in rows if row["patient_id"].startswith(PHANTOM) is phantom]
         if not chosen:
             continue
         dice = {key: np.array([float(row[key]) for row in chosen]) for key in ("dice", "dice_right", "dice_left")}
-        means = " | ".join(f"{values.mean():.3f}" for values in dice.values())
-        people = len({row["patient_id"] for row in chosen})
-        print(f"| {name} | {len(chosen)} | {people} | {means} | {np.percentile(dice['dice'], 10):.3f} |")
+        mean = {key: f"{values.mean():.3f}" for key, values in dice.items()}
+        people = [row["patient_id"] for row in chosen]
+        bounds = interval(resampled_means(dice["dice"], people))
+        between = "" if bounds is None else f"{bounds[0]:.3f} to {bounds[1]:.3f}"
+        print(
+            f"| {name} | {len(chosen)} | {len(set(people))} | {mean['dice']} | {between} | {mean['dice_right']} "
+            f"| {mean['dice_left']} | {np.percentile(dice['dice'], 10):.3f} |"
+        )
 
 
 def write_sheet(answers: Path, pictures: Sequence[Path], output: Path, columns: int = 6) -> None:
