@@ -1,0 +1,178 @@
+"""Attention transfer on the real X-rays and CT figures: outer folds by patient, shortcut checks, the shipped weights.
+
+    python benchmarks/attention_transfer_real.py cxr PACKS --output runs/attention_transfer --weights
+    python benchmarks/attention_transfer_real.py ct PACKS --output runs/attention_transfer --folds 0 1 --weights
+
+PACKS holds ``manifest.csv``, and ``cxr`` or ``ct2d`` (COVID-CT, its training and validation parts together).
+
+1. five folds by patient, pictures that look alike on one side;
+2. the folds asked for through ``pneumonai compare``: ``train.json`` as it is (``whole``) and, of X-rays, with
+   the rectangle around the lungs blacked out (``lungs-black``) and all but it (``lungs-only``). The number of epochs is
+   fixed and the last weights count, so that nothing is chosen on a fold: the validation part, which ``train.json`` asks
+   for, is made of phantoms and decides nothing;
+3. ``--weights``: the recipe on all pictures; these weights ship.
+
+What is done already is not done again. The table has the score within one source of X-rays too; ``predictions.csv`` of
+all folds together lies beside it, for ``pneumonai bundle calibrate``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from bundle_runs import BundleRuns, pneumonai
+from PIL import Image
+from pooled_folds import pool, table
+
+from pneumonai.pipeline.comparison.plan import plan_runs, read_comparison
+from pneumonai.pipeline.metrics.classification import classification_report
+from pneumonai.pipeline.training.predictions import Predictions
+
+ROWS: dict[str, dict[str, Any]] = {
+    "whole": {},
+    "lungs-black": {"black_out": "inside"},
+    "lungs-only": {"black_out": "outside"},
+}
+EPOCHS = {"cxr": 24, "ct": 14}
+PACKS = {"cxr": "cxr", "ct": "ct2d"}
+METRICS = {"cxr": ["accuracy", "macro_auc", "auc:covid"], "ct": ["accuracy", "recall:covid", "precision:covid", "auc"]}
+SMALLEST_SIDE = 64
+"""Pixels; smaller pictures are refused."""
+NAMES = {"normal": "normal", "ncp": "covid", "cp": "cap"}
+"""Of phantoms among X-rays."""
+
+
+def write_datalist(kind: str, packs: Path, output: Path) -> Path:
+    """The folds, with phantoms as a validation part; its paths start from the output folder."""
+    datalist = output / f"{kind}.json"
+    if datalist.exists():
+        return datalist
+    columns = ("--image-column", "file", "--modality", kind.upper(), "--where", f"pack={PACKS[kind]}")
+    folds = ("--split", "folds=5", "--alike-together", "--output", datalist)
+    pneumonai("manifest", "build", packs, "--from-csv", packs / "manifest.csv", *columns, *folds, "--force")
+    made = output / f"phantoms_{kind}"
+    pneumonai("phantom", "--kind", "all", "--count", "1", "--validation", "1", "--test", "1", "--format",
+              "xray" if kind == "cxr" else "slices", "--shape", "128", "128", "48", "--output", made)  # fmt: skip
+    content = json.loads(datalist.read_text())
+    phantoms = json.loads((made / "datalist.json").read_text())["validation"]
+    names = NAMES if kind == "cxr" else {"normal": "noncovid", "ncp": "covid", "cp": "noncovid"}
+    content["validation"] = [
+        {"image": str(made / one["image"]), "label": names[("normal", "ncp", "cp")[one["label"]]]} for one in phantoms
+    ]
+    content["training"] = [item for item in content["training"] if _large_enough(packs / item["image"])]
+    datalist.write_text(json.dumps(content, indent=1))
+    return datalist
+
+
+def _large_enough(image: Path) -> bool:
+    with Image.open(image) as picture:
+        return min(picture.size) >= SMALLEST_SIDE
+
+
+def compare(
+    kind: str, names: list[str], folds: list[int], packs: Path, output: Path, settings: dict[str, Any], jobs: int
+) -> dict[str, Predictions]:
+    """Answers to the pictures held out, by the rows."""
+    config, folder = output / f"comparison_{kind}.json", output / kind
+    comparison = {
+        "title": f"Attention transfer, {kind}",
+        "datalist": f"{kind}.json",
+        "dataset_dir": str(packs),
+        "folds": folds,
+        "metrics": METRICS[kind],
+        "settings": settings,
+        "rows": [{"name": name, "bundle": bundle(kind), "settings": ROWS[name]} for name in names],
+    }
+    config.write_text(json.dumps(comparison, indent=1))
+    pneumonai("compare", config, "--output", folder, "--jobs", jobs)
+    runs = plan_runs(read_comparison(config), folder)
+    return {
+        name: pool(name, [str(run.folder / "scores" / "predictions.csv") for run in runs if run.row.name == name])
+        for name in names
+    }
+
+
+def bundle(kind: str) -> str:
+    return f"attention_transfer_{kind}_classification"
+
+
+def fixed(kind: str) -> dict[str, Any]:
+    """Settings of a training whose last weights count."""
+    return {"max_epochs": EPOCHS[kind], "val_interval": EPOCHS[kind], "autocast": "bfloat16"}
+
+
+def within_source(answers: Predictions, packs: Path) -> str:
+    """Covid against cap within ieee8023, normal against cap within NIH: the AUC of the ratio of both probabilities."""
+    with (packs / "cxr" / "manifest.csv").open(newline="", encoding="utf-8-sig") as file:
+        sources = {row["file"]: row["source"] for row in csv.DictReader(file)}
+    lines = ["| within | pair | images | AUC |", "| --- | --- | ---: | --- |"]
+    of_image = [sources["/".join(Path(image).parts[-2:])] for image in answers.images]
+    for source, pair in (("ieee8023", ("covid", "cap")), ("NIH", ("normal", "cap"))):
+        classes = [answers.class_names.index(name) for name in pair]
+        kept = np.array(
+            [
+                source.lower() in s.lower() and label in classes
+                for s, label in zip(of_image, answers.labels, strict=True)
+            ]
+        )
+        two = answers.probabilities[kept][:, classes[::-1]]
+        two = two / two.sum(axis=1, keepdims=True).clip(1e-30)
+        labels = (answers.labels[kept] == classes[0]).astype(int)
+        patients = [patient for patient, keep in zip(answers.patient_ids, kept, strict=True) if keep]
+        report = classification_report(labels, two, [pair[1], pair[0]], patient_ids=patients)
+        found = report["classes"][pair[0]]["auc"] if "auc" in report["classes"][pair[0]] else report["auc"]
+        low, high = found["interval"] or (np.nan, np.nan)
+        score = f"{found['value']:.3f} ({low:.3f} to {high:.3f})"
+        lines.append(f"| {source} | {pair[0]} against {pair[1]} | {int(kept.sum())} | {score} |")
+    return "\n".join(lines)
+
+
+def write_predictions(path: Path, answers: Predictions) -> None:
+    """All folds' answers in one file."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "patient_id", "label", "pred", *(f"p_{name}" for name in answers.class_names)])
+        rows = zip(answers.images, answers.patient_ids, answers.labels, answers.probabilities, strict=True)
+        for image, patient, label, shares in rows:
+            names = [answers.class_names[int(label)], answers.class_names[int(np.argmax(shares))]]
+            writer.writerow([image, patient, *names, *shares])
+
+
+def main() -> None:
+    """Run what is missing and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("kind", choices=list(PACKS))
+    parser.add_argument("packs", type=Path)
+    parser.add_argument("--output", type=Path, default=Path("runs/attention_transfer"))
+    parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=["whole"])
+    parser.add_argument("--folds", type=int, nargs="*", default=list(range(5)), help="none: weights alone")
+    parser.add_argument("--epochs", type=int, help="instead of the recipe's")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
+    parser.add_argument("--weights", action="store_true", help="also train the recipe on all pictures")
+    arguments = parser.parse_args()
+    kind, packs, output = arguments.kind, arguments.packs.resolve(), arguments.output.resolve()
+    output.mkdir(parents=True, exist_ok=True)
+    datalist = write_datalist(kind, packs, output)
+    settings = fixed(kind)
+    if arguments.epochs:
+        settings |= {"max_epochs": arguments.epochs, "val_interval": arguments.epochs}
+    answers: dict[str, Predictions] = {}
+    if arguments.folds:
+        answers = compare(kind, arguments.rows, arguments.folds, packs, output, settings, arguments.jobs)
+        print(table(answers, METRICS[kind]))
+    for name, one in answers.items():
+        write_predictions(output / f"{kind}_{name}.csv", one)
+        if kind == "cxr":
+            print(f"\n{name}\n\n{within_source(one, packs)}")
+    if arguments.weights:
+        where = {"dataset_dir": packs, "datalist": datalist, "cache_root": output / kind / "cache"}
+        print(BundleRuns(bundle(kind)).train(output / f"{kind}_all", settings.pop("max_epochs"), **(settings | where)))
+
+
+if __name__ == "__main__":
+    main()
