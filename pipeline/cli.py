@@ -206,6 +206,10 @@ def phantom(
     ] = PhantomDifficulty.USUAL,
 ) -> None:
     """Make a synthetic study with known truth, OUTPUT/sample_KIND; or a data set with its datalist.json."""
+    from pneumonai.pipeline.phantom.phantom import SMALLEST_SIDE
+
+    if min(shape) < SMALLEST_SIDE:
+        raise typer.BadParameter(f"each side must be {SMALLEST_SIDE} or more", param_hint="--shape")
     kinds = ["normal", "ncp", "cp"] if kind is PhantomKind.ALL else [kind.value]
     if count + validation + test:
         from pneumonai.pipeline.phantom.dataset import write_dataset

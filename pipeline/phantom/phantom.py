@@ -14,6 +14,9 @@ from pneumonai.pipeline.phantom.lookalikes import add_lookalikes
 from pneumonai.pipeline.phantom.patient import Difficulty, Kind, Patient, draw_patient
 from pneumonai.pipeline.phantom.tubes import branch, hila, main_airways, ribs
 
+SMALLEST_SIDE = 32
+"""Voxels; a thorax in fewer has no shape."""
+
 
 @dataclass(frozen=True)
 class Phantom:
@@ -82,8 +85,8 @@ def make_phantom(
     kind, difficulty = Kind(kind), Difficulty(difficulty).of_seed(seed)
     if seed < 0:
         raise ValueError(f"seed must be 0 or more, got {seed}")
-    if len(shape) != 3 or min(shape) < 32:
-        raise ValueError(f"shape must be three numbers of at least 32, got {tuple(shape)}")
+    if len(shape) != 3 or min(shape) < SMALLEST_SIDE:
+        raise ValueError(f"shape must be three numbers of at least {SMALLEST_SIDE}, got {tuple(shape)}")
     if spacing is not None and (len(spacing) != 3 or min(spacing) <= 0):
         raise ValueError(f"spacing must be three positive numbers in mm, got {tuple(spacing)}")
     # The first six streams are those of every usual phantom; what is hard draws from its own.

@@ -44,6 +44,10 @@ def test_a_wrong_call_ends_with_2(capsys: pytest.CaptureFixture[str], monkeypatc
     assert "no-such-option" in err
     code, _, err = run("bundle", "verify", capsys=capsys, monkeypatch=monkeypatch)
     assert code == 2
+    small = ("phantom", "--shape", "64", "64", "24", "--output", "made")
+    code, _, err = run(*small, capsys=capsys, monkeypatch=monkeypatch)
+    assert code == 2
+    assert "32 or more" in err and "--shape" in err
 
 
 def test_an_unknown_bundle_is_named_in_one_line(
