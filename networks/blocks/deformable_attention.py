@@ -79,12 +79,15 @@ class DeformableAttention(nn.Module):
         queries = F.layer_norm(u.flatten(2).transpose(1, 2), reduced)
         keys = F.layer_norm(v.flatten(2).transpose(1, 2), reduced)
         values = self.w(x).flatten(2).transpose(1, 2)
-        # Kernels that never write out N x N weights want one head and as many channels in all three; zeros add nothing.
-        missing = [0, values.shape[2] - u.shape[1]]
-        gathered = F.scaled_dot_product_attention(
-            F.pad(queries.to(values.dtype), missing)[:, None],
-            F.pad(keys.to(values.dtype), missing)[:, None],
-            values[:, None],
-            scale=1.0 / (u.shape[1] * self.temperature),
-        )[:, 0]
+        queries, keys = queries.to(values.dtype) / (u.shape[1] * self.temperature), keys.to(values.dtype)
+        if values.dtype == torch.bfloat16 and not values.is_cuda:
+            # A CPU multiplies bfloat16 matrices fast, its fused kernel does not.
+            weights = torch.softmax(torch.bmm(queries, keys.transpose(1, 2)), dim=2)
+            gathered = torch.bmm(weights.to(values.dtype), values)
+        else:
+            # Kernels that never write out N x N weights want one head and as many channels in all; zeros add nothing.
+            missing = [0, values.shape[2] - u.shape[1]]
+            gathered = F.scaled_dot_product_attention(
+                F.pad(queries, missing)[:, None], F.pad(keys, missing)[:, None], values[:, None], scale=1.0
+            )[:, 0]
         return gathered.transpose(1, 2).reshape(x.shape), torch.stack([horizontal, vertical], dim=1)
