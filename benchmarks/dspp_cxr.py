@@ -7,7 +7,8 @@ PACKS holds ``cxr`` with its ``manifest.csv``; normal and cap together are ``non
 1. five folds by patient through ``pneumonai compare``, one row a recipe. The number of epochs is fixed and the last
    averaged weights are kept, so that nothing is chosen on a fold: the validation part, which every bundle's training
    wants, is a phantom X-ray and decides nothing;
-2. the pooled answers: accuracy, F1, AUC of all, and the accuracy on normal, cap and covid alone, which is the recall;
+2. the pooled answers: accuracy, F1, AUC of all, and the accuracy on each kind of picture alone, which is its recall;
+   normal and cap also by their source, since most normal pictures and no covid one come from NIH;
 3. ``--weights``: the first row's recipe on all pictures; these weights ship.
 
 What is done already is not done again. ``--rows`` takes some rows only, ``--folds`` some folds.
@@ -25,6 +26,7 @@ from bundle_runs import BundleRuns, pneumonai
 from pooled_folds import pool, table
 
 from pneumonai.pipeline.comparison.plan import plan_runs, read_comparison
+from pneumonai.pipeline.training.predictions import Predictions
 
 BUNDLE = "dspp_cid_cxr_classification"
 ROWS: dict[str, tuple[list[str], bool]] = {
@@ -35,8 +37,8 @@ ROWS: dict[str, tuple[list[str], bool]] = {
 """A recipe: its overlays, and whether it starts from ImageNet weights; the first one's weights ship."""
 SETTINGS: dict[str, Any] = {"max_epochs": 10, "val_interval": 10, "average_decay": 0.95}
 METRICS = ["accuracy", "f1", "auc"]
-KINDS = ("normal", "cap", "covid")
-"""Folders of the pack."""
+NIH = "NIH"
+"""How the source begins that has no covid picture."""
 
 
 def write_datalist(packs: Path, output: Path) -> Path:
@@ -61,6 +63,28 @@ def write_datalist(packs: Path, output: Path) -> Path:
     content["validation"] = [{"image": str(phantom), "label": "noncovid", "patient_id": "phantom"}]
     datalist.write_text(json.dumps(content, indent=1))
     return datalist
+
+
+def kinds(packs: Path) -> dict[str, set[str]]:
+    """Names of the pictures of each kind, and of each kind and source."""
+    found: dict[str, set[str]] = {}
+    with (packs / "cxr" / "manifest.csv").open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            source = "NIH" if row["source"].startswith(NIH) else "Cohen et al."
+            for kind in (row["label"], f"{row['label']}, {source}"):
+                found.setdefault(kind, set()).add(Path(row["file"]).name)
+    return {kind: found[kind] for kind in sorted(found) if kind != "covid, Cohen et al."}
+
+
+def only(answers: Predictions, names: set[str]) -> Predictions:
+    """The answers to the pictures of these names."""
+    kept = [number for number, image in enumerate(answers.images) if Path(image).name in names]
+    return answers._replace(
+        images=[answers.images[number] for number in kept],
+        patient_ids=[answers.patient_ids[number] for number in kept],
+        labels=answers.labels[kept],
+        probabilities=answers.probabilities[kept],
+    )
 
 
 def main() -> None:
@@ -98,10 +122,12 @@ def main() -> None:
         name: [str(run.folder / "scores" / "predictions.csv") for run in runs if run.row.name == name]
         for name in arguments.rows
     }
-    print(table({name: pool(name, paths) for name, paths in files.items()}, METRICS))
-    for kind in KINDS:
-        print(f"\n{kind} alone\n")
-        print(table({name: pool(name, paths, f"/{kind}/") for name, paths in files.items()}, ["accuracy"]))
+    answers = {name: pool(name, paths) for name, paths in files.items()}
+    print(table(answers, METRICS))
+    for kind, images in kinds(packs).items():
+        of_kind = {name: only(row, images) for name, row in answers.items()}
+        if next(iter(of_kind.values())).images:
+            print(f"\n{kind} alone\n\n{table(of_kind, ['accuracy'])}")
     if arguments.weights:
         settings = {"dataset_dir": packs, "datalist": datalist, "imagenet": imagenet, **SETTINGS}
         print(BundleRuns(BUNDLE).train(output / "all", settings.pop("max_epochs"), **settings))
