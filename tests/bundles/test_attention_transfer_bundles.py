@@ -122,6 +122,7 @@ def test_what_the_shortcut_checks_paint_is_black(copied: dict[str, Path], small_
         (("one_network",), {"deformable_attention": True}),
         (("one_network", "dc_loss"), {}),
         (("one_network", "resnet18"), {}),
+        (("paper",), {}),
     ],
 )
 def test_the_tables_networks_train(
