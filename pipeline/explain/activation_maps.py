@@ -55,6 +55,9 @@ class FeatureExplainer:
         layers = dict(network.named_modules())
         pairs = (*LAYERS, *OTHER_POOLINGS) if self._needs_gradients else LAYERS
         usual = next((pair for pair in pairs if _has(layers, *pair)), (None, None))
+        if usual in OTHER_POOLINGS and isinstance(layers[str(usual[0])], nn.Sequential):
+            # Such a network walks through the layers one by one: their sequence as a whole is never called.
+            usual = (f"{usual[0]}.{len(layers[str(usual[0])]) - 1}", usual[1])
         self.network = network
         self.features = _existing(features or usual[0], "features", network, layers)
         self.classifier = classifier or usual[1]

@@ -11,7 +11,7 @@ from monai.visualize import GradCAM as MonaiGradCAM
 from random_networks import randomise
 from torch import nn
 
-from pneumonai.networks.nets import NLRAN, VGG, DSPPCIDNet, MobileNetV2, ResNet
+from pneumonai.networks.nets import NLRAN, VGG, DSPPCIDNet, MANet, MobileNetV2, ResNet
 from pneumonai.pipeline.explain import (
     EXPLAINERS,
     AttentionMap,
@@ -20,6 +20,7 @@ from pneumonai.pipeline.explain import (
     ClassActivationMap,
     GradCAM,
     GradCAMPlusPlus,
+    LocalisationMap,
     make_explainers,
     resize_map,
     scale_to_unit,
@@ -324,3 +325,17 @@ def test_a_network_without_the_modules_has_no_maps_of_them() -> None:
         make_explainers(plain, ["cid"])
     with pytest.raises(ValueError, match="which this DSPPCIDNet is without"):
         BackboneGradCAM(small_dspp_cid(stages=(), cid=False))
+
+
+@pytest.mark.parametrize(("backbone", "last"), [("mobilenet_v2", "features.18"), ("resnet18", "layer4")])
+def test_networks_with_attention_pooling_have_maps_whatever_their_backbone(backbone: str, last: str) -> None:
+    """The layers of MobileNetV2 are walked through one by one: only the last of them is seen as a whole."""
+    network = randomise(MANet(2, 1, 3, backbone=backbone)).eval()
+    images = torch.randn(2, 1, 64, 64)
+    localisation = LocalisationMap(network)(images)
+    mean = network.attention_maps(images)[0].mean(dim=1, keepdim=True)
+    torch.testing.assert_close(localisation, scale_to_unit(resize_map(mean, (64, 64))))
+    for explainer in (GradCAM, GradCAMPlusPlus):
+        map_ = explainer(network)(images, 1)
+        assert map_.amax(dim=(1, 2, 3)).tolist() == [1, 1]
+        torch.testing.assert_close(map_, explainer(network, features=f"backbone.{last}")(images, 1))

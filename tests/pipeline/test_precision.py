@@ -5,7 +5,7 @@ import torch
 from random_networks import randomise
 from torch import nn
 
-from pneumonai.networks.nets import NLRAN
+from pneumonai.networks.nets import NLRAN, InceptionV3
 from pneumonai.pipeline import precision
 from pneumonai.pipeline.precision import Precision, choose_precision, find_bf16_fault, run_network
 
@@ -110,6 +110,11 @@ def test_auto_stays_with_fp32_where_a_layer_is_wrong(with_bf16):
     chosen = choose_precision(network, (1, 1, 16, 16, 2), "cpu")
     assert chosen.name == "fp32"
     assert "layer 1 at input [1, 8, 16, 16, 2] differs from fp32" in chosen.reason
+
+
+def test_pictures_are_not_reduced_below_what_a_network_takes():
+    network = InceptionV3(2, 1, 2, base_channels=2, auxiliary=False).eval()
+    assert find_bf16_fault(network, (1, 1, 224, 80), "cpu") == ""
 
 
 def test_the_check_notices_one_wrong_channel_among_large_ones_and_nan():
