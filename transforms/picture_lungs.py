@@ -29,7 +29,10 @@ __all__ = [
 ]
 
 LUNG_NOT_FOUND = "lung not found"
-"""How the warning begins that is a reason to refer the study to a reader."""
+LUNGS_UNEQUAL = "lungs of unequal size"
+"""How the warnings begin that are a reason to refer the study to a reader."""
+LEAST_LUNG = 0.5
+"""Of the larger lung, for the smaller one not to be warned of: 0.52 at least in 73 masks of X-rays."""
 LEAST_PART = 0.05
 """Of the marked pixels, for a connected part to count when right and left are told apart."""
 
@@ -145,9 +148,13 @@ class PictureLungSegment(Transform):
 
 
 def lungs_not_found(labels: np.ndarray | torch.Tensor) -> list[str]:
-    """A warning for each lung that a network's map (0, 1 right, 2 left) lacks."""
-    missing = [name for name, label in (("right", RIGHT), ("left", LEFT)) if not (labels == label).any()]
-    return [f"{LUNG_NOT_FOUND}: the {name} one; look at the lung mask" for name in missing]
+    """A warning for each lung that a map (0, 1 right, 2 left) of a network lacks, or for one far smaller than the other."""
+    pixels = {name: int((labels == label).sum()) for name, label in (("right", RIGHT), ("left", LEFT))}
+    small, large = sorted(pixels, key=lambda name: pixels[name])
+    if pixels[small] and pixels[small] < LEAST_LUNG * pixels[large]:
+        share = 100 * pixels[small] / pixels[large]
+        return [f"{LUNGS_UNEQUAL}: the {small} one is {share:.0f} % of the {large} one; look at the lung mask"]
+    return [f"{LUNG_NOT_FOUND}: the {name} one; look at the lung mask" for name, number in pixels.items() if not number]
 
 
 def _loaded(network: torch.nn.Module, path: Path) -> torch.nn.Module:

@@ -13,6 +13,7 @@ from monai.data import MetaTensor
 from PIL import Image
 
 from pneumonai.transforms import LungsNotFoundError, PictureLungSegment, PictureLungSegmentd, split_lungs
+from pneumonai.transforms.picture_lungs import lungs_not_found
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 CUT = "the lung mask is not in two parts: it was cut into right and left near the midline"
@@ -125,3 +126,12 @@ def test_no_lungs_and_one_lung() -> None:
         PictureLungSegmentd(["image", "other"], DarkLungsNetwork())
     with pytest.raises(ValueError, match=r"shape \[1, H, W\], got \[80, 80\]"):
         PictureLungSegment(DarkLungsNetwork())(np.zeros((80, 80)))
+
+
+def test_a_lung_far_smaller_than_the_other_is_told() -> None:
+    labels = two_lungs()
+    assert lungs_not_found(labels) == []
+    labels[20:, :][labels[20:, :] == 2] = 0
+    (warning,) = lungs_not_found(torch.from_numpy(labels))
+    # 8 of the left lung's 32 rows of 18 pixels are left, beside 40 rows of 22.
+    assert warning == "lungs of unequal size: the left one is 16 % of the right one; look at the lung mask"
