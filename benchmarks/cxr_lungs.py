@@ -96,7 +96,7 @@ def write_sheet(answers: Path, pictures: Sequence[Path], output: Path, columns: 
         tile = Image.fromarray(drawn)
         tile.thumbnail((TILE, TILE))
         sheet.paste(tile, (number % columns * TILE, number // columns * TILE))
-    sheet.save(output)
+    sheet.save(output, quality=50)  # which a PNG does not heed
 
 
 def main() -> None:
