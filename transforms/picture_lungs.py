@@ -148,7 +148,7 @@ class PictureLungSegment(Transform):
 
 
 def lungs_not_found(labels: np.ndarray | torch.Tensor) -> list[str]:
-    """A warning for each lung that a map (0, 1 right, 2 left) of a network lacks, or for one far smaller than the other."""
+    """A warning for each lung that a map (0, 1 right, 2 left) lacks, or for one far smaller than the other."""
     pixels = {name: int((labels == label).sum()) for name, label in (("right", RIGHT), ("left", LEFT))}
     small, large = sorted(pixels, key=lambda name: pixels[name])
     if pixels[small] and pixels[small] < LEAST_LUNG * pixels[large]:
