@@ -216,12 +216,13 @@ def _checked(study: Study, modality: Modality, input_kind: InputKind) -> list[st
 
 
 def find_shared_lungs(shared: Shared) -> None:
-    """Find the lungs of a CT in Hounsfield units, which are the same for every bundle.
+    """Find the lungs that are the same for every bundle: of a CT in Hounsfield units, of an X-ray those given.
 
     Raises:
-        StudyError: there are none.
+        StudyError: there are none, or their mask cannot be used.
     """
-    if shared.asked and shared.study.modality is Modality.CT and shared.study.kind is not InputKind.PICTURE:
+    in_hounsfield = shared.study.modality is Modality.CT and shared.study.kind is not InputKind.PICTURE
+    if shared.asked and (in_hounsfield or shared.lung_mask is not None):
         _lungs_for(shared, None)
 
 

@@ -280,6 +280,9 @@ def test_given_lungs_are_for_xrays_and_for_every_bundle_that_reads_them(
             "right_pixels": (lungs == 1).sum(), "left_pixels": (lungs == 2).sum(), "total_pixels": (lungs > 0).sum()
         }  # fmt: skip
     assert list(predict_together(pictures / "slice.png", models=team, options=options).results) == [NAMES]
+    Image.fromarray(lungs[1:]).save(tmp_path / "cut.png")
+    with pytest.raises(StudyError, match=r"cut.png: is \d+ x \d+ pixels, the study \d+ x \d+"):
+        predict_together(image, models=team, options=replace(options, lungs=str(tmp_path / "cut.png")))
 
 
 def test_what_a_named_bundle_cannot_read_is_a_failed_row(models: Models, pictures: Path, small_study: Path) -> None:
