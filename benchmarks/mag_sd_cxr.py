@@ -11,8 +11,8 @@ PACKS holds ``manifest.csv`` and ``cxr``.
    two go together in these pictures. ``OUTPUT/SIZE/ROW.csv`` has the answers, for ``pneumonai bundle calibrate``;
 3. ``--weights``: the first row's recipe on all pictures; these weights ship.
 
-What is done already is not done again. ``--rows`` takes some rows only, ``--folds`` some folds, ``--size`` another
-size of the pictures.
+What is done already is not done again. ``--rows`` takes some rows only (none: the weights alone), ``--folds`` some
+folds, ``--size`` another size of the pictures.
 """
 
 from __future__ import annotations
@@ -32,11 +32,13 @@ from pneumonai.pipeline.training.predictions import Predictions, write_rows
 
 BUNDLE = "mag_sd_cxr_classification"
 GUIDED = ("mix_up", "patching", "dimming")
+PLAIN = {"learning_rate": 0.01}
+"""Of networks without attention pooling, whose features are not scaled to a length of 100."""
 ROWS: dict[str, tuple[list[str], dict[str, Any]]] = {
     "mag-sd": (["anatomical.json"], {}),
-    "backbone": (["mobilenet_v2.json", "anatomical.json"], {}),
+    "backbone": (["mobilenet_v2.json", "anatomical.json"], PLAIN),
     "no-clahe": (["anatomical.json"], {"clahe": False}),
-    "backbone-no-clahe": (["mobilenet_v2.json", "anatomical.json"], {"clahe": False}),
+    "backbone-no-clahe": (["mobilenet_v2.json", "anatomical.json"], {"clahe": False, **PLAIN}),
     "no-guided": (["anatomical.json"], {"guided_augmentations": []}),
     **{
         f"no-{left_out.replace('_', '-')}": (
@@ -53,7 +55,7 @@ SETTINGS: dict[str, Any] = {
     "max_epochs": 6,
     "val_interval": 6,
     "batch_size": 8,
-    "learning_rate": 0.01,
+    "learning_rate": 0.001,
     "average_decay": 0.9,
 }
 METRICS = ["accuracy", "macro_recall", "macro_specificity", "macro_f1", "macro_auc"]
@@ -152,7 +154,7 @@ def main() -> None:
     parser.add_argument("packs", type=Path)
     parser.add_argument("--imagenet", type=Path, required=True, help="weights of MobileNetV2")
     parser.add_argument("--output", type=Path, default=Path("runs/mag_sd"))
-    parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
+    parser.add_argument("--rows", nargs="*", choices=list(ROWS), default=list(ROWS))
     parser.add_argument("--folds", type=int, nargs="+", default=list(range(5)))
     parser.add_argument("--size", type=int, default=224, help="pixels a side of the network's input")
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
@@ -162,11 +164,13 @@ def main() -> None:
     datalist = write_datalist(packs, output)
     sides = [arguments.size, arguments.size]
     settings = SETTINGS | {"picture_size": sides, "imagenet": str(arguments.imagenet.resolve())}
-    rows = compare(arguments, datalist, packs, settings)
-    print(table(rows, METRICS))
-    for name in CLASSES:
-        print(f"\n{name}\n\n" + table(rows, [f"{score}:{name}" for score in ("auc", "recall", "specificity", "f1")]))
-    print("\n" + by_source(rows, packs))
+    rows = compare(arguments, datalist, packs, settings) if arguments.rows else {}
+    if rows:
+        print(table(rows, METRICS))
+        for name in CLASSES:
+            scores = [f"{score}:{name}" for score in ("auc", "recall", "specificity", "f1")]
+            print(f"\n{name}\n\n{table(rows, scores)}")
+        print("\n" + by_source(rows, packs))
     for name, row in rows.items():
         write_answers(row, output / str(arguments.size) / f"{name}.csv")
     if arguments.weights:
