@@ -4,12 +4,14 @@
     pneumonai predict STUDIES --bundle all --no-report --output answers
     python benchmarks/joint.py agree answers --labels labels.csv
     python benchmarks/joint.py limit answers --labels labels.csv --bundle fusa_resunet_ct_segmentation
+    python benchmarks/joint.py folds --row dspp RUNS/fold*/scores/predictions.csv --row mag_sd OTHER/*/predictions.csv
 
 ``labels.csv`` has the columns ``study, label``: the study's folder in ``answers``, and its class. ``time`` runs the
 first bundle alone and all of them in turn, each in a process of its own, and holds the second against the first one's
 whole job plus, for each other bundle, 1.3 times its network and heat map and a second of writing. ``limit``
 finds the share of the lungs for ``infected_from_percent`` in the bundle's metadata, the one that parts normal studies
-from others best, on validation data alone.
+from others best, on validation data alone. ``folds`` tells the agreement of answers to images held out, one row a
+bundle: what ``agree`` tells, for images that all rows answered.
 """
 
 from __future__ import annotations
@@ -25,11 +27,14 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 from machine import describe_machine, refuse_when_busy
+from pooled_folds import pool
 
 from pneumonai.pipeline.agreement import COVID, NORMAL, Row
 from pneumonai.pipeline.outputs.joint_json import Joint, read_joint_json
 from pneumonai.pipeline.outputs.result_json import read_json
+from pneumonai.pipeline.training.predictions import Predictions
 
 FIRST = "nl_ran_ct_classification"
 NETWORK_FACTOR, WRITE_SECONDS = 1.3, 1.0
@@ -96,6 +101,26 @@ def tell_agreement(joints: Sequence[tuple[Joint, str]]) -> None:
         print(f"{words}: {right} of {len(told)} right ({100 * right / max(len(told), 1):.1f} %)")
 
 
+def tell_fold_agreement(rows: dict[str, Predictions]) -> None:
+    """The same for answers to images held out: verdicts as covid or not, of the images that every row has."""
+    verdicts, truth = [], {}
+    for row in rows.values():
+        covid = np.array([name in COVID for name in row.class_names])
+        assert row.labels is not None  # pooled answers have labels
+        truth |= dict(zip(row.images, covid[row.labels].tolist(), strict=True))
+        verdicts.append(dict(zip(row.images, covid[row.probabilities.argmax(axis=1)].tolist(), strict=True)))
+    images = sorted(set.intersection(*(set(verdict) for verdict in verdicts)))
+    print(f"{len(images)} images that {', '.join(rows)} answered; right is right about covid or not")
+    agreeing = [image for image in images if len({verdict[image] for verdict in verdicts}) == 1]
+    print(f"differ: {len(images) - len(agreeing)} of {len(images)}")
+    for words, group, answers in (
+        ("agree", agreeing, verdicts[:1]),
+        *((f"{name}, all", images, [verdict]) for name, verdict in zip(rows, verdicts, strict=True)),
+    ):
+        right = sum(answer[image] == truth[image] for answer in answers for image in group)
+        print(f"{words}: {right} of {len(group)} right ({100 * right / max(len(group), 1):.1f} %)")
+
+
 def choose_limit(joints: Sequence[tuple[Joint, str]], bundle: str) -> None:
     """The share of the lungs that parts normal studies from others with the highest balanced accuracy."""
     rows: list[tuple[Row, str]] = [
@@ -135,7 +160,12 @@ def main() -> None:
         job.add_argument("answers", type=Path)
         job.add_argument("--labels", type=Path, required=True)
     job.add_argument("--bundle", default="fusa_resunet_ct_segmentation")
+    job = jobs.add_parser("folds")
+    job.add_argument("--row", action="append", nargs="+", required=True, metavar=("NAME", "PREDICTIONS"))
     chosen = parser.parse_args()
+    if chosen.job == "folds":
+        tell_fold_agreement({name: pool(name, paths) for name, *paths in chosen.row})
+        return
     if chosen.job == "time":
         print(describe_machine())
         refuse_when_busy(force=chosen.force)
