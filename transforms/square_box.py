@@ -62,7 +62,7 @@ class SquareBox(CropForeground):
         first = np.where(size >= side, inside, (size - side) // 2)
         return first, first + side
 
-    def __call__(self, img: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+    def __call__(self, img: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Cut ``[C, H, W]`` to the square around ``[1, H, W]``."""
         return self.crop_pad(convert_to_tensor(img, track_meta=True), *self.compute_bounding_box(mask))
 
