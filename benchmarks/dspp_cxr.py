@@ -8,7 +8,8 @@ PACKS holds ``cxr`` with its ``manifest.csv``; normal and cap together are ``non
    averaged weights are kept, so that nothing is chosen on a fold: the validation part, which every bundle's training
    wants, is a phantom X-ray and decides nothing;
 2. the pooled answers: accuracy, F1, AUC of all, and the accuracy on each kind of picture alone, which is its recall;
-   normal and cap also by their source, since most normal pictures and no covid one come from NIH;
+   normal and cap also by their source, since most normal pictures and no covid one come from NIH. Beside the rows
+   stands a logistic regression on what the untrained backbone makes of the pictures (its last map, averaged);
 3. ``--weights``: the first row's recipe on all pictures; these weights ship.
 
 What is done already is not done again. ``--rows`` takes some rows only, ``--folds`` some folds.
@@ -22,9 +23,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from bundle_runs import BundleRuns, pneumonai
 from pooled_folds import pool, table
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
+from pneumonai.networks.pretrained import load_imagenet_weights
+from pneumonai.pipeline.bundle import find_bundle, inference_config
 from pneumonai.pipeline.comparison.plan import plan_runs, read_comparison
 from pneumonai.pipeline.training.predictions import Predictions
 
@@ -76,6 +84,36 @@ def kinds(packs: Path) -> dict[str, set[str]]:
     return {kind: found[kind] for kind in sorted(found) if kind != "covid, Cohen et al."}
 
 
+def frozen(datalist: Path, packs: Path, imagenet: Path, folds: list[int]) -> Predictions:
+    """Answers of a logistic regression on the mean of the ImageNet backbone's last map; nothing of it is trained."""
+    config = inference_config(find_bundle(BUNDLE).root)
+    preprocessing, network = config.get_parsed_content("preprocessing"), config.get_parsed_content("network_def").eval()
+    load_imagenet_weights(network, imagenet)
+    items = json.loads(datalist.read_text())["training"]
+    features = []
+    with torch.inference_mode():
+        for item in items:
+            picture = preprocessing({"image": str(packs / item["image"])})["image"].as_tensor()[None]
+            features.append(network.backbone.forward_features(picture)[2].mean(dim=(2, 3))[0].numpy())
+    values, labels = np.array(features), np.array([int(item["label"] == "covid") for item in items])
+    of_fold = np.array([item["fold"] for item in items])
+    order, probabilities = [], []
+    for fold in folds:
+        model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=5000))
+        model.fit(values[of_fold != fold], labels[of_fold != fold])
+        order += np.flatnonzero(of_fold == fold).tolist()
+        probabilities.append(model.predict_proba(values[of_fold == fold]))
+    names = [str(packs / items[number]["image"]) for number in order]
+    sorted_ = np.argsort(names)
+    return Predictions(
+        [names[number] for number in sorted_],
+        [items[order[number]]["patient_id"] for number in sorted_],
+        labels[np.array(order)[sorted_]],
+        np.concatenate(probabilities)[sorted_],
+        ["noncovid", "covid"],
+    )
+
+
 def only(answers: Predictions, names: set[str]) -> Predictions:
     """The answers to the pictures of these names."""
     kept = [number for number, image in enumerate(answers.images) if Path(image).name in names]
@@ -123,6 +161,7 @@ def main() -> None:
         for name in arguments.rows
     }
     answers = {name: pool(name, paths) for name, paths in files.items()}
+    answers["logistic regression, frozen"] = frozen(datalist, packs, imagenet, arguments.folds)
     print(table(answers, METRICS))
     for kind, images in kinds(packs).items():
         of_kind = {name: only(row, images) for name, row in answers.items()}
