@@ -38,7 +38,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "lungs-black": {"black_out": "inside"},
     "lungs-only": {"black_out": "outside"},
 }
-EPOCHS = {"cxr": 16, "ct": 8}
+EPOCHS = {"cxr": 30, "ct": 12}
 PACKS = {"cxr": "cxr", "ct": "ct2d"}
 METRICS = {"cxr": ["accuracy", "macro_auc", "auc:covid"], "ct": ["accuracy", "recall:covid", "precision:covid", "auc"]}
 SMALLEST_SIDE = 64
