@@ -78,10 +78,10 @@ def _large_enough(image: Path) -> bool:
 
 
 def pre_trained(backbone: str, imagenet: dict[str, Path], packs: Path, output: Path) -> Path:
-    """Weights of a backbone after six epochs on the SARS-CoV-2 slices."""
+    """Weights of a backbone after four epochs on the SARS-CoV-2 slices."""
     common = {"dataset_dir": packs, "datalist": output / "sars.json", "average_decay": 0.99, "autocast": "bfloat16"}
     where = {"cache_root": output / "cache", "imagenet": imagenet[backbone]}
-    return RUNS.train(output / f"sars_{backbone}", 6, OVERLAYS[backbone], **(common | where))
+    return RUNS.train(output / f"sars_{backbone}", 4, OVERLAYS[backbone], **(common | where))
 
 
 def compare(names: list[str], kind: str, arguments: argparse.Namespace) -> dict[str, Predictions]:
