@@ -3,8 +3,8 @@
     python .ci/cards.py [BUNDLE...]
 
 Each bundle is copied to an empty folder, in which the names that its card uses for a user's data (``STUDY``,
-``STUDIES``, ``DATA``, ``MASKS``, ``slice.png``, ``xray.png``) are phantoms. The ``sh`` blocks of its card then run,
-line by line; the first that fails ends this with its output.
+``STUDIES``, ``DATA``, ``MASKS``, ``boxes.csv``, ``slice.png``, ``xray.png``) are phantoms. The ``sh`` blocks of its card
+then run, line by line; the first that fails ends this with its output.
 """
 
 from __future__ import annotations
@@ -52,6 +52,8 @@ def make_data(bundle: Bundle, folder: Path) -> None:
     shutil.copy(images[0], folder / "STUDY" / images[0].name)
     for name in ("slice.png", "xray.png"):
         shutil.copy(images[0], folder / name)
+    if (data / "boxes.csv").exists():
+        shutil.copy(data / "boxes.csv", folder / "boxes.csv")
 
 
 def run_card(bundle: Bundle, folder: Path) -> None:
