@@ -3,8 +3,8 @@
     python .ci/cards.py [BUNDLE...]
 
 Each bundle is copied to an empty folder, in which the names that its card uses for a user's data (``STUDY``,
-``STUDIES``, ``DATA``, ``MASKS``, ``boxes.csv``, ``slice.png``, ``xray.png``) are phantoms. The ``sh`` blocks of its card
-then run, line by line; the first that fails ends this with its output.
+``STUDIES``, ``DATA``, ``MASKS``, ``boxes.csv``, ``slice.png``, ``xray.png``) are phantoms. The ``sh`` blocks of its
+card then run, line by line; the first that fails ends this with its output.
 """
 
 from __future__ import annotations
