@@ -35,8 +35,9 @@ TOLERANCE = 0.1
 #: No side is reduced below it for that comparison.
 LEAST_SIDE = 16
 
-#: The same of pictures: InceptionV3 takes none below 75.
-LEAST_PICTURE_SIDE = 80
+#: The same of pictures: InceptionV3 takes none below 75, and U-Nets that halve five times want multiples of 32.
+LEAST_PICTURE_SIDE = 96
+PICTURE_SIDE_MULTIPLE = 32
 
 _CACHE_FORMAT = 1
 
@@ -136,11 +137,20 @@ def has_hardware_bf16(device: torch.device) -> bool:
     return query is not None and bool(query())
 
 
+def _reduced(size: int, *, of_picture: bool) -> int:
+    """A side of the comparison's input, from one of the network's."""
+    if not of_picture:
+        return min(size, max(LEAST_SIDE, size // 4))
+    quarter = PICTURE_SIDE_MULTIPLE * (size // 4 // PICTURE_SIDE_MULTIPLE)
+    return min(size, max(LEAST_PICTURE_SIDE, quarter))
+
+
 def find_bf16_fault(network: nn.Module, input_shape: Sequence[int], device: torch.device | str) -> str:
     """Compare each convolution and linear layer in bf16 with fp32, on random input of the shapes that it meets.
 
     The shapes are recorded in one pass at a reduced size: one sample, all spatial axes but the last at a quarter (or
-    16, of pictures 80). The last keeps its length, because the width of the outputs is what the known fault turns on.
+    16; of pictures 96, or another multiple of 32). The last keeps its length, because the width of the outputs is what
+    the known fault turns on.
 
     Args:
         network: in eval mode, on ``device``.
@@ -151,8 +161,7 @@ def find_bf16_fault(network: nn.Module, input_shape: Sequence[int], device: torc
         The first fault in words; empty when every layer agrees.
     """
     channels, *spatial = input_shape[1:]
-    least = LEAST_PICTURE_SIDE if len(spatial) == 2 else LEAST_SIDE
-    reduced = (1, channels, *(min(size, max(least, size // 4)) for size in spatial[:-1]), spatial[-1])
+    reduced = (1, channels, *(_reduced(size, of_picture=len(spatial) == 2) for size in spatial[:-1]), spatial[-1])
     layers: dict[tuple[Any, ...], tuple[str, nn.Module]] = {}
     hooks = []
     for name, module in network.named_modules():

@@ -2,6 +2,7 @@ import json
 
 import pytest
 import torch
+from monai.networks.nets import UNet
 from random_networks import randomise
 from torch import nn
 
@@ -115,6 +116,12 @@ def test_auto_stays_with_fp32_where_a_layer_is_wrong(with_bf16):
 def test_pictures_are_not_reduced_below_what_a_network_takes():
     network = InceptionV3(2, 1, 2, base_channels=2, auxiliary=False).eval()
     assert find_bf16_fault(network, (1, 1, 224, 80), "cpu") == ""
+
+
+def test_pictures_are_reduced_to_what_a_unet_halves_five_times() -> None:
+    network = UNet(2, 1, 3, channels=(2, 2, 2, 2, 2, 2), strides=(2, 2, 2, 2, 2)).eval()
+    for side in (224, 256, 416):
+        assert find_bf16_fault(network, (1, 1, side, 64), "cpu") == ""
 
 
 def test_the_check_notices_one_wrong_channel_among_large_ones_and_nan():
