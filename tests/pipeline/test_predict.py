@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -271,24 +270,34 @@ def test_a_bundle_without_usable_weights_is_refused(small_bundle: Path, tmp_path
         Model(find_bundle(copy), device="cpu", precision="fp32")
 
 
+# From outside the signal may come after the last study, however many there are.
+INTERRUPTED = """
+import os, signal, typer
+echo = typer.echo
+def interrupting(message=None, **options):
+    echo(message, **options)
+    if str(message).startswith("a: "):
+        os.kill(os.getpid(), signal.SIGINT)
+typer.echo = interrupting
+from pneumonai.pipeline.cli import main
+main()
+"""
+
+
 def test_an_interrupted_run_leaves_finished_studies_whole_and_resumes(
     small_phantom: Any, small_bundle: Path, tmp_path: Path
 ) -> None:
     studies, output = tmp_path / "studies", tmp_path / "output"
-    # Enough of them that a loaded machine delivers the signal before the last one is answered.
-    for name in "abcdefgh":
+    for name in "abcd":
         save(small_phantom.image, small_phantom.affine, studies / f"{name}.nii.gz")
     arguments = ["predict", str(studies), "--bundle", str(small_bundle), "--no-report", "--output", str(output)]
-    command = [sys.executable, "-c", "from pneumonai.pipeline.cli import main; main()", *arguments]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline().startswith("a: ")  # the first study is answered
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=120)
+    process = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, *arguments], capture_output=True, text=True, timeout=120, check=False
+    )
     assert process.returncode == 130
-    assert errors.strip().splitlines()[-1] == "interrupted: finished studies are whole; --resume goes on"
+    assert process.stderr.strip().splitlines()[-1] == "interrupted: finished studies are whole; --resume goes on"
     done = [folder for folder in output.iterdir() if folder.is_dir()]
-    assert 1 <= len(done) < 8
+    assert 1 <= len(done) < 4
     for folder in done:
         named = json.loads((folder / "result.json").read_text())["files"]
         assert sorted(named) == sorted(path.name for path in folder.iterdir())
