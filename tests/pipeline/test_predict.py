@@ -270,9 +270,11 @@ def test_a_bundle_without_usable_weights_is_refused(small_bundle: Path, tmp_path
         Model(find_bundle(copy), device="cpu", precision="fp32")
 
 
-# From outside the signal may come after the last study, however many there are.
+# From outside the signal may come after the last study, however many there are; and where the tests run in a shell's
+# background, it is ignored.
 INTERRUPTED = """
 import os, signal, typer
+signal.signal(signal.SIGINT, signal.default_int_handler)
 echo = typer.echo
 def interrupting(message=None, **options):
     echo(message, **options)
