@@ -27,9 +27,8 @@ from typing import Any
 import numpy as np
 from bundle_runs import BundleRuns, pneumonai
 from PIL import Image
-from pooled_folds import pool, table
+from pooled_folds import compare_pooled, table, write_answers
 
-from pneumonai.pipeline.comparison.plan import plan_runs, read_comparison
 from pneumonai.pipeline.metrics.classification import classification_report
 from pneumonai.pipeline.training.predictions import Predictions
 
@@ -88,13 +87,7 @@ def compare(
         "settings": settings,
         "rows": [{"name": name, "bundle": bundle(kind), "settings": ROWS[name]} for name in names],
     }
-    config.write_text(json.dumps(comparison, indent=1))
-    pneumonai("compare", config, "--output", folder, "--jobs", jobs)
-    runs = plan_runs(read_comparison(config), folder)
-    return {
-        name: pool(name, [str(run.folder / "scores" / "predictions.csv") for run in runs if run.row.name == name])
-        for name in names
-    }
+    return compare_pooled(comparison, config, folder, jobs)
 
 
 def bundle(kind: str) -> str:
@@ -133,17 +126,6 @@ def within_source(answers: Predictions, packs: Path) -> str:
     return "\n".join(lines)
 
 
-def write_predictions(path: Path, answers: Predictions) -> None:
-    """All folds' answers in one file."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["image", "patient_id", "label", "pred", *(f"p_{name}" for name in answers.class_names)])
-        rows = zip(answers.images, answers.patient_ids, answers.labels, answers.probabilities, strict=True)
-        for image, patient, label, shares in rows:
-            names = [answers.class_names[int(label)], answers.class_names[int(np.argmax(shares))]]
-            writer.writerow([image, patient, *names, *shares])
-
-
 def main() -> None:
     """Run what is missing and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -167,7 +149,7 @@ def main() -> None:
         answers = compare(kind, arguments.rows, arguments.folds, packs, output, settings, arguments.jobs)
         print(table(answers, METRICS[kind]))
     for name, one in answers.items():
-        write_predictions(output / f"{kind}_{name}.csv", one)
+        write_answers(one, output / f"{kind}_{name}.csv")
         if kind == "cxr":
             print(f"\n{name}\n\n{within_source(one, packs)}")
     if arguments.weights:

@@ -24,9 +24,8 @@ from typing import Any
 
 from bundle_runs import BundleRuns, pneumonai
 from PIL import Image
-from pooled_folds import pool, table
+from pooled_folds import compare_pooled, table
 
-from pneumonai.pipeline.comparison.plan import plan_runs, read_comparison
 from pneumonai.pipeline.training.predictions import Predictions
 
 BUNDLE = "dspp_cid_ct_classification"
@@ -107,13 +106,7 @@ def compare(names: list[str], kind: str, arguments: argparse.Namespace) -> dict[
         "rows": rows,
     }
     config, folder = arguments.output / f"comparison_{kind}.json", arguments.output / kind
-    config.write_text(json.dumps(comparison, indent=1))
-    pneumonai("compare", config, "--output", folder, "--jobs", arguments.jobs)
-    runs = plan_runs(read_comparison(config), folder)
-    return {
-        name: pool(name, [str(run.folder / "scores" / "predictions.csv") for run in runs if run.row.name == name])
-        for name in names
-    }
+    return compare_pooled(comparison, config, folder, arguments.jobs)
 
 
 def fine_tuning(kind: str) -> dict[str, Any]:

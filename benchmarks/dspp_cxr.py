@@ -26,14 +26,13 @@ from typing import Any
 import numpy as np
 import torch
 from bundle_runs import BundleRuns, pneumonai
-from pooled_folds import pool, table
+from pooled_folds import compare_pooled, table
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from pneumonai.networks.pretrained import load_imagenet_weights
 from pneumonai.pipeline.bundle import find_bundle, inference_config
-from pneumonai.pipeline.comparison.plan import plan_runs, read_comparison
 from pneumonai.pipeline.training.predictions import Predictions
 
 BUNDLE = "dspp_cid_cxr_classification"
@@ -153,14 +152,8 @@ def main() -> None:
         "rows": rows,
     }
     config = output / "comparison.json"
-    config.write_text(json.dumps(comparison, indent=1))
-    pneumonai("compare", config, "--output", output / "folds", "--jobs", arguments.jobs)
-    runs = plan_runs(read_comparison(config), output / "folds")
-    files = {
-        name: [str(run.folder / "scores" / "predictions.csv") for run in runs if run.row.name == name]
-        for name in arguments.rows
-    }
-    answers = {name: pool(name, paths) for name, paths in files.items()}
+    pooled = compare_pooled(comparison, config, output / "folds", arguments.jobs)
+    answers = {name: pooled[name] for name in arguments.rows}
     answers["logistic regression, frozen"] = frozen(datalist, packs, imagenet, arguments.folds)
     print(table(answers, METRICS))
     for kind, images in kinds(packs).items():

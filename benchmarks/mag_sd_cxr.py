@@ -25,10 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from bundle_runs import BundleRuns, pneumonai
-from pooled_folds import pool, table
+from pooled_folds import compare_pooled, table, write_answers
 
-from pneumonai.pipeline.comparison.plan import plan_runs, read_comparison
-from pneumonai.pipeline.training.predictions import Predictions, write_rows
+from pneumonai.pipeline.training.predictions import Predictions
 
 BUNDLE = "mag_sd_cxr_classification"
 GUIDED = ("mix_up", "patching", "dimming")
@@ -80,26 +79,6 @@ def write_datalist(packs: Path, output: Path) -> Path:
     return datalist
 
 
-def write_answers(row: Predictions, path: Path) -> None:
-    """Pooled answers in the form of an evaluation's ``predictions.csv``."""
-    assert row.labels is not None
-    columns = ["image", "patient_id", "label", "pred", *(f"p_{name}" for name in row.class_names)]
-    write_rows(
-        path,
-        columns,
-        (
-            {
-                "image": image,
-                "patient_id": patient,
-                "label": row.class_names[label],
-                "pred": row.class_names[p.argmax()],
-            }
-            | {f"p_{name}": float(value) for name, value in zip(row.class_names, p, strict=True)}
-            for image, patient, label, p in zip(row.images, row.patient_ids, row.labels, row.probabilities, strict=True)
-        ),
-    )
-
-
 def by_source(rows: dict[str, Predictions], packs: Path) -> str:
     """Markdown: of each class and source (Cohen et al., NIH) the share called right, a column a recipe."""
     with (packs / "cxr" / "manifest.csv").open(newline="", encoding="utf-8") as file:
@@ -139,13 +118,7 @@ def compare(
         ],
     }
     config = output / f"comparison_{arguments.size}.json"
-    config.write_text(json.dumps(comparison, indent=1))
-    pneumonai("compare", config, "--output", output / str(arguments.size), "--jobs", arguments.jobs)
-    runs = plan_runs(read_comparison(config), output / str(arguments.size))
-    return {
-        name: pool(name, [str(run.folder / "scores" / "predictions.csv") for run in runs if run.row.name == name])
-        for name in chosen
-    }
+    return compare_pooled(comparison, config, output / str(arguments.size), arguments.jobs)
 
 
 def main() -> None:

@@ -12,14 +12,18 @@ path: the accuracy is then the recall of that kind.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from bundle_runs import pneumonai
 
+from pneumonai.pipeline.comparison.plan import plan_runs, read_comparison
 from pneumonai.pipeline.metrics.classification import classification_report, find_score
 from pneumonai.pipeline.metrics.paired import paired_bootstrap
-from pneumonai.pipeline.training.predictions import Predictions, read_predictions
+from pneumonai.pipeline.training.predictions import Predictions, read_predictions, write_rows
 
 
 def pool(name: str, paths: list[str], where: str = "") -> Predictions:
@@ -42,6 +46,45 @@ def pool(name: str, paths: list[str], where: str = "") -> Predictions:
         np.array([label for _, (_, label, _) in ordered]),
         np.array([np.mean(rows, axis=0) for _, (_, _, rows) in ordered]),
         files[0].class_names,
+    )
+
+
+def compare_pooled(comparison: dict[str, Any], config: Path, folder: Path, jobs: int) -> dict[str, Predictions]:
+    """The pooled answers to the images held out, by row, of ``pneumonai compare``; runs that are done stay done.
+
+    Args:
+        comparison: what the config says; its datalist lies beside the config.
+        config: file to write it to.
+        folder: of the runs and the table.
+        jobs: trainings at a time.
+    """
+    config.write_text(json.dumps(comparison, indent=1))
+    pneumonai("compare", config, "--output", folder, "--jobs", jobs)
+    runs = plan_runs(read_comparison(config), folder)
+    names = [row["name"] for row in comparison["rows"]]
+    return {
+        name: pool(name, [str(run.folder / "scores" / "predictions.csv") for run in runs if run.row.name == name])
+        for name in names
+    }
+
+
+def write_answers(row: Predictions, path: Path) -> None:
+    """Pooled answers in the form of an evaluation's ``predictions.csv``."""
+    assert row.labels is not None
+    columns = ["image", "patient_id", "label", "pred", *(f"p_{name}" for name in row.class_names)]
+    write_rows(
+        path,
+        columns,
+        (
+            {
+                "image": image,
+                "patient_id": patient,
+                "label": row.class_names[label],
+                "pred": row.class_names[p.argmax()],
+            }
+            | {f"p_{name}": float(value) for name, value in zip(row.class_names, p, strict=True)}
+            for image, patient, label, p in zip(row.images, row.patient_ids, row.labels, row.probabilities, strict=True)
+        ),
     )
 
 
