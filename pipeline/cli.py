@@ -247,6 +247,10 @@ def compare(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of runs, table and figures.")],
     datalist: Annotated[Path | None, typer.Option(help="Instead of the config's.")] = None,
     data: Annotated[Path | None, typer.Option(help="Folder that the datalist's paths start from.")] = None,
+    overlay: Annotated[
+        list[Path] | None,
+        typer.Option(help="Keys and settings instead of the config's, such as a slim recipe; repeat it."),
+    ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Runs at a time; they share the cores.")] = 1,
     gpu: Annotated[list[str] | None, typer.Option(metavar="ID", help="GPU for the jobs in turn; repeat it.")] = None,
     table_only: Annotated[bool, typer.Option("--table-only", help="Train nothing; tables of what is done.")] = False,
@@ -261,6 +265,7 @@ def compare(
             output,
             datalist=datalist,
             dataset_dir=data,
+            overlays=overlay or (),
             jobs=jobs,
             gpus=gpu or (),
             quiet=quiet,

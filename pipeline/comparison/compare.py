@@ -33,6 +33,7 @@ def compare(
     *,
     datalist: str | Path | None = None,
     dataset_dir: str | Path | None = None,
+    overlays: Sequence[str | Path] = (),
     jobs: int = 1,
     gpus: Sequence[str] = (),
     quiet: bool = False,
@@ -44,6 +45,7 @@ def compare(
         config: the comparison's config.
         output: folder of the runs, tables and figures.
         datalist, dataset_dir: instead of the config's.
+        overlays: see :func:`~pneumonai.pipeline.comparison.plan.read_comparison`.
         jobs: runs at a time.
         gpus: ids for the jobs in turn.
         quiet: no progress.
@@ -55,7 +57,8 @@ def compare(
     """
     from pneumonai.pipeline.comparison.figures import write_figures
 
-    comparison, output = read_comparison(config, datalist=datalist, dataset_dir=dataset_dir), Path(output).resolve()
+    output = Path(output).resolve()
+    comparison = read_comparison(config, datalist=datalist, dataset_dir=dataset_dir, overlays=overlays)
     runs = plan_runs(comparison, output)
     failed = do_runs(runs, jobs=jobs, gpus=gpus, quiet=quiet) if run else {}
     lines = [read_line(comparison, runs, row, percent) for row in comparison.rows for percent in comparison.percents]

@@ -18,7 +18,8 @@ from pneumonai.pipeline.errors import BundleError
 from pneumonai.pipeline.outputs.files import write_bytes
 
 ROW_KEYS = {"name", "bundle", "overlays", "settings", "published"}
-KEYS = {"title", "datalist", "dataset_dir", "part", "seeds", "percents", "of", "folds", "metrics", "settings", "rows"}
+OVERLAY_KEYS = {"title", "part", "seeds", "percents", "of", "folds", "metrics", "settings"}
+KEYS = OVERLAY_KEYS | {"datalist", "dataset_dir", "rows"}
 
 
 @dataclass(frozen=True)
@@ -108,13 +109,19 @@ class Run:
 
 
 def read_comparison(
-    path: str | Path, *, datalist: str | Path | None = None, dataset_dir: str | Path | None = None
+    path: str | Path,
+    *,
+    datalist: str | Path | None = None,
+    dataset_dir: str | Path | None = None,
+    overlays: Sequence[str | Path] = (),
 ) -> Comparison:
     """Read a comparison config, JSON or YAML; relative paths in it start from its folder.
 
     Args:
         path: the config.
         datalist, dataset_dir: instead of the config's.
+        overlays: files of the same form without rows, whose keys count instead of the config's; their settings are
+            added to the config's one by one, and a row's own stay above all.
 
     Raises:
         ManifestError: what is missing or unknown in it, or in the datalist.
@@ -123,6 +130,11 @@ def read_comparison(
     path = Path(path)
     content = _read(path)
     _refuse_unknown(path, content, KEYS)
+    for overlay in overlays:
+        changes = _read(Path(overlay))
+        _refuse_unknown(overlay, changes, OVERLAY_KEYS)
+        settings = content.get("settings", {}) | changes.get("settings", {})
+        content |= changes | {"settings": settings}
     home = path.resolve().parent
     if not content.get("rows"):
         raise ManifestError(path, "lacks 'rows'", "see the documentation of pneumonai compare")

@@ -52,6 +52,24 @@ def test_a_run_s_folder_follows_what_it_depends_on_and_not_where_it_lies(tmp_pat
     assert folder("a") == folder("a", title="another title", metrics=["auc"])
 
 
+def test_an_overlay_counts_instead_of_the_config_and_below_a_row(tmp_path: Path) -> None:
+    rows = [ROW, ROW | {"name": "wide", "settings": {"base_channels": 64}}]
+    config = write(tmp_path, rows=rows, seeds=[0, 1], settings={"max_epochs": 100, "patience": 7})
+    overlay, second = tmp_path / "slim.yaml", tmp_path / "short.yaml"
+    overlay.write_text("folds: [2]\nseeds: [5]\nsettings: {max_epochs: 30, base_channels: 8}\n")
+    second.write_text("settings: {max_epochs: 3}\n")
+    comparison = read_comparison(config, overlays=[overlay, second])
+    assert (comparison.folds, comparison.seeds) == ((2,), (5,))
+    overlays = [run.spec["train"]["overlay"] for run in plan_runs(comparison, tmp_path / "out")]
+    assert overlays == [
+        {"max_epochs": 3, "patience": 7, "base_channels": 8},
+        {"max_epochs": 3, "patience": 7, "base_channels": 64},
+    ]
+    overlay.write_text("rows: []\n")
+    with pytest.raises(ManifestError, match="unknown key 'rows'"):
+        read_comparison(config, overlays=[overlay])
+
+
 def test_datalist_and_data_may_be_given_beside_the_config(tmp_path: Path) -> None:
     config = write(tmp_path)
     (tmp_path / "datalist.json").rename(tmp_path / "other.json")
