@@ -1,7 +1,8 @@
 """MAG-SD's training step beside the plain backbone's, and what its three augmentations take of it.
 
 One step of MAG-SD passes a batch and then three times as many images, which is 4 times the plain backbone's work; the
-parts beside it say where the rest goes. Times are of all parts in turn in one process; memory is the peak of a process
+parts beside it say where the rest goes. As in training the process keeps the memory that a step frees
+(``--give-back`` shows what that saves). Times are of all parts in turn in one process; memory is the peak of a process
 of its own for each step. On a GPU the augmentations also run while PyTorch refuses to wait for it. Run it on an idle
 machine::
 
@@ -25,6 +26,7 @@ from pneumonai.networks.losses import SoftDistanceLoss
 from pneumonai.networks.nets import MANet
 from pneumonai.networks.nets.backbones import BACKBONES, build_backbone
 from pneumonai.pipeline.training.mag_sd import GuidedPasses
+from pneumonai.pipeline.training.memory import keep_freed_memory
 from pneumonai.transforms.attention_augmentation import GUIDED_AUGMENTATIONS
 
 CLASSES = 3
@@ -120,12 +122,14 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224, help="pixels a side")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--give-back", action="store_true", help="give freed memory back to the system")
     parser.add_argument("--force", action="store_true", help="run on a busy machine too")
     parser.add_argument("--one", choices=STEPS, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    timed = parts(options)
+    if not options.give_back:
+        keep_freed_memory()
     if options.one:
-        timed[options.one]()
+        parts(options)[options.one]()
         return
     print(describe_machine())
     print(
@@ -133,6 +137,11 @@ def main() -> None:
         f" fp32, {options.device}"
     )
     refuse_when_busy(force=options.force)
+    if options.device == "cpu":
+        # Before this process holds memory of its own.
+        for name in STEPS:
+            print(f"  {name:<36} peak {peak_memory_of([sys.executable, *own_command(options), '--one', name]):6.2f} GB")
+    timed = parts(options)
     seconds = seconds_in_turn(timed, options)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     reference, whole = (medians[name] for name in STEPS)
@@ -146,13 +155,11 @@ def main() -> None:
         timed["the three augmentations"]()
         torch.cuda.set_sync_debug_mode("default")
         print("  the augmentations never waited for the GPU")
-    else:
-        for name in STEPS:
-            print(f"  {name:<36} peak {peak_memory_of([sys.executable, *own_command(options), '--one', name]):6.2f} GB")
 
 
 def own_command(options: argparse.Namespace) -> list[str]:
     command = [str(Path(__file__)), "--backbone", options.backbone, "--base-channels", str(options.base_channels)]
+    command += ["--give-back"] if options.give_back else []
     return [*command, "--batch", str(options.batch), "--size", str(options.size)]
 
 

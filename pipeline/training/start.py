@@ -22,6 +22,7 @@ from pneumonai.networks.pretrained import load_imagenet_weights
 from pneumonai.pipeline.errors import BundleError
 from pneumonai.pipeline.outputs.files import write_bytes
 from pneumonai.pipeline.training.checkpoint import Checkpoint
+from pneumonai.pipeline.training.memory import keep_freed_memory
 from pneumonai.pipeline.weights import load_weights
 
 logger = logging.getLogger(__name__)
@@ -64,6 +65,9 @@ def prepare_trainer(
 ) -> None:
     """Give a trainer its checkpoint an epoch and its early stop, and load the last checkpoint to resume.
 
+    On a CPU the process keeps the memory that a step frees
+    (:func:`pneumonai.pipeline.training.memory.keep_freed_memory`).
+
     Args:
         trainer: the trainer.
         evaluator: the validation engine; its key metric decides on the best epoch and the early stop.
@@ -77,6 +81,8 @@ def prepare_trainer(
     Raises:
         BundleError: where the checkpoint is of another network or cannot be read.
     """
+    if torch.device(trainer.state.device).type == "cpu":
+        keep_freed_memory()
     folder = Path(output_dir)
     key_metric = evaluator.state.key_metric_name
     stop = EarlyStopping(patience, lambda engine: engine.state.metrics[key_metric], trainer)
