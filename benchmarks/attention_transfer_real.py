@@ -1,16 +1,18 @@
 """Attention transfer on the real X-rays and CT figures: outer folds by patient, shortcut checks, the shipped weights.
 
     python benchmarks/attention_transfer_real.py cxr PACKS --output runs/attention_transfer --weights
-    python benchmarks/attention_transfer_real.py ct PACKS --output runs/attention_transfer --folds 0 1 --weights
+    python benchmarks/attention_transfer_real.py ct PACKS --output runs/attention_transfer --rows sars whole --weights
 
-PACKS holds ``manifest.csv``, and ``cxr`` or ``ct2d`` (COVID-CT, its training and validation parts together).
+PACKS holds ``manifest.csv``, and ``cxr``, or ``ct2d`` (COVID-CT, its training and validation parts together) and
+``sars_cov_2_ct``.
 
 1. five folds by patient, pictures that look alike on one side;
 2. the folds asked for through ``pneumonai compare``: ``train.json`` as it is (``whole``) and, of X-rays, with
-   the rectangle around the lungs blacked out (``lungs-black``) and all but it (``lungs-only``). The number of epochs is
+   the rectangle around the lungs blacked out (``lungs-black``) and all but it (``lungs-only``), of CT figures
+   pre-trained on the SARS-CoV-2 slices (``sars``; a tenth of these decides on the epoch). The number of epochs is
    fixed and the last weights count, so that nothing is chosen on a fold: the validation part, which ``train.json`` asks
    for, is made of phantoms and decides nothing;
-3. ``--weights``: the recipe on all pictures; these weights ship.
+3. ``--weights``: the first row's recipe on all pictures; these weights ship.
 
 What is done already is not done again. The table has the score within one source of X-rays too; ``predictions.csv`` of
 all folds together lies beside it, for ``pneumonai bundle calibrate``.
@@ -26,7 +28,7 @@ from typing import Any
 
 import numpy as np
 from bundle_runs import BundleRuns, pneumonai
-from PIL import Image
+from ct_slices import large_enough, write_sars
 from pooled_folds import compare_pooled, table, write_answers
 
 from pneumonai.pipeline.metrics.classification import classification_report
@@ -36,12 +38,12 @@ ROWS: dict[str, dict[str, Any]] = {
     "whole": {},
     "lungs-black": {"black_out": "inside"},
     "lungs-only": {"black_out": "outside"},
+    "sars": {},
 }
 EPOCHS = {"cxr": 30, "ct": 12}
+PRE_TRAINING_EPOCHS = 8
 PACKS = {"cxr": "cxr", "ct": "ct2d"}
 METRICS = {"cxr": ["accuracy", "macro_auc", "auc:covid"], "ct": ["accuracy", "recall:covid", "precision:covid", "auc"]}
-SMALLEST_SIDE = 64
-"""Pixels; smaller pictures are refused."""
 NAMES = {"normal": "normal", "ncp": "covid", "cp": "cap"}
 """Of phantoms among X-rays."""
 
@@ -63,18 +65,32 @@ def write_datalist(kind: str, packs: Path, output: Path) -> Path:
     content["validation"] = [
         {"image": str(made / one["image"]), "label": names[("normal", "ncp", "cp")[one["label"]]]} for one in phantoms
     ]
-    content["training"] = [item for item in content["training"] if _large_enough(packs / item["image"])]
+    content["training"] = [item for item in content["training"] if large_enough(packs / item["image"])]
     datalist.write_text(json.dumps(content, indent=1))
     return datalist
 
 
-def _large_enough(image: Path) -> bool:
-    with Image.open(image) as picture:
-        return min(picture.size) >= SMALLEST_SIDE
+def starts(kind: str, names: list[str], packs: Path, output: Path) -> dict[str, dict[str, Any]]:
+    """The settings of the rows, with the weights that ``sars`` starts from, trained where they are missing."""
+    chosen = {name: ROWS[name] for name in names}
+    if "sars" in chosen:
+        settings = {key: value for key, value in fixed(kind).items() if "epochs" not in key and "interval" not in key}
+        where = {"dataset_dir": packs, "datalist": write_sars(packs, output / "sars.json")}
+        cache = {"cache_root": output / kind / "cache"}
+        folder = output / "sars"
+        weights = BundleRuns(bundle(kind)).train(folder, PRE_TRAINING_EPOCHS, **(settings | where | cache))
+        chosen["sars"] = {"pretrained": str(weights)}
+    return chosen
 
 
 def compare(
-    kind: str, names: list[str], folds: list[int], packs: Path, output: Path, settings: dict[str, Any], jobs: int
+    kind: str,
+    rows: dict[str, dict[str, Any]],
+    folds: list[int],
+    packs: Path,
+    output: Path,
+    settings: dict[str, Any],
+    jobs: int,
 ) -> dict[str, Predictions]:
     """Answers to the pictures held out, by the rows."""
     config, folder = output / f"comparison_{kind}.json", output / kind
@@ -85,7 +101,7 @@ def compare(
         "folds": folds,
         "metrics": METRICS[kind],
         "settings": settings,
-        "rows": [{"name": name, "bundle": bundle(kind), "settings": ROWS[name]} for name in names],
+        "rows": [{"name": name, "bundle": bundle(kind), "settings": own} for name, own in rows.items()],
     }
     return compare_pooled(comparison, config, folder, jobs)
 
@@ -144,9 +160,10 @@ def main() -> None:
     settings = fixed(kind)
     if arguments.epochs:
         settings |= {"max_epochs": arguments.epochs, "val_interval": arguments.epochs}
+    rows = starts(kind, arguments.rows, packs, output)
     answers: dict[str, Predictions] = {}
     if arguments.folds:
-        answers = compare(kind, arguments.rows, arguments.folds, packs, output, settings, arguments.jobs)
+        answers = compare(kind, rows, arguments.folds, packs, output, settings, arguments.jobs)
         print(table(answers, METRICS[kind]))
     for name, one in answers.items():
         write_answers(one, output / f"{kind}_{name}.csv")
@@ -154,7 +171,8 @@ def main() -> None:
             print(f"\n{name}\n\n{within_source(one, packs)}")
     if arguments.weights:
         where = {"dataset_dir": packs, "datalist": datalist, "cache_root": output / kind / "cache"}
-        print(BundleRuns(bundle(kind)).train(output / f"{kind}_all", settings.pop("max_epochs"), **(settings | where)))
+        shipped = settings | rows[arguments.rows[0]] | where
+        print(BundleRuns(bundle(kind)).train(output / f"{kind}_all", shipped.pop("max_epochs"), **shipped))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from bundle_runs import BundleRuns, pneumonai
-from PIL import Image
+from ct_slices import COLUMNS, large_enough, write_sars
 from pooled_folds import compare_pooled, table
 
 from pneumonai.pipeline.training.predictions import Predictions
@@ -43,8 +43,6 @@ ROWS = {
 EPOCHS = {"folds": 20, "mixed": 11}
 """About as many steps with either datalist."""
 METRICS = ["accuracy", "f1", "auc"]
-SMALLEST_SIDE = 64
-"""Pixels; the bundle refuses smaller pictures."""
 
 
 def write_datalists(packs: Path, output: Path) -> None:
@@ -53,27 +51,16 @@ def write_datalists(packs: Path, output: Path) -> None:
     if folds.exists():
         return
     output.mkdir(parents=True, exist_ok=True)
-    columns = ("--image-column", "file", "--modality", "CT")
-    index = packs / "sars_cov_2_ct" / "index.csv"
-    of_sars = ("--from-csv", index, "--group-column", "near_duplicate_group", "--split", "9:1:0")
-    pneumonai("manifest", "build", index.parent, *of_sars, *columns, "--output", sars)
+    pre_training = json.loads(write_sars(packs, sars).read_text())
     of_covid_ct = ("--from-csv", packs / "manifest.csv", "--where", "pack=ct2d", "--split", "folds=5")
-    pneumonai("manifest", "build", packs, *of_covid_ct, "--alike-together", *columns, "--output", folds)
-    datalist, pre_training = json.loads(folds.read_text()), json.loads(sars.read_text())
-    for part in ("training", "validation"):
-        pre_training[part] = [item | {"image": f"sars_cov_2_ct/{item['image']}"} for item in pre_training[part]]
-    sars.write_text(json.dumps(pre_training, indent=1))
+    pneumonai("manifest", "build", packs, *of_covid_ct, "--alike-together", *COLUMNS, "--output", folds)
+    datalist = json.loads(folds.read_text())
     datalist["validation"] = pre_training["validation"]
-    datalist["training"] = [item for item in datalist["training"] if _large_enough(packs / item["image"])]
+    datalist["training"] = [item for item in datalist["training"] if large_enough(packs / item["image"])]
     mixed = random.Random(0).sample(pre_training["training"], len(datalist["training"]) * 4 // 5)
     with_sars = datalist | {"training": datalist["training"] + [item | {"fold": None} for item in mixed]}
     (output / "mixed.json").write_text(json.dumps(with_sars, indent=1))
     folds.write_text(json.dumps(datalist, indent=1))
-
-
-def _large_enough(image: Path) -> bool:
-    with Image.open(image) as picture:
-        return min(picture.size) >= SMALLEST_SIDE
 
 
 def pre_trained(backbone: str, imagenet: dict[str, Path], packs: Path, output: Path) -> Path:
