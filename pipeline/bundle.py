@@ -6,6 +6,7 @@ import hashlib
 import importlib.resources
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -172,7 +173,8 @@ def config_digest(parser: ConfigParser, part: str = "preprocessing") -> str:
 
     Args:
         parser: the config.
-        part: id; what it refers to counts too, and nothing else.
+        part: id; what it refers to counts too, with the content of the files that its ``weights`` name, and nothing
+            else.
     """
     content: dict[str, Any] = {}
     wanted = [part]
@@ -181,4 +183,19 @@ def config_digest(parser: ConfigParser, part: str = "preprocessing") -> str:
         if id not in content:
             content[id] = parser.get(id)
             wanted += re.findall(r"@([\w:#]+)", json.dumps(content[id]))
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
+    for id in sorted(content):
+        for weights in _weights_ids(id, content[id]):
+            path = Path(str(parser.get_parsed_content(weights)))
+            digest.update(path.read_bytes() if path.is_file() else b"")
+    return digest.hexdigest()[:12]
+
+
+def _weights_ids(id: str, value: Any) -> Iterator[str]:
+    """The ids below ``id`` that are called ``weights`` and have a value."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in items:
+        below = f"{id}::{key}"
+        if key == "weights" and inner is not None:
+            yield below
+        yield from _weights_ids(below, inner)

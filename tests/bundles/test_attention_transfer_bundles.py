@@ -17,7 +17,7 @@ from monai.data import MetaTensor
 from PIL import Image
 
 from pneumonai.pipeline import bundle_checks
-from pneumonai.pipeline.bundle import find_bundle, inference_config
+from pneumonai.pipeline.bundle import config_digest, find_bundle, inference_config
 from pneumonai.pipeline.comparison.plan import plan_runs, read_comparison
 from pneumonai.pipeline.model import Model
 from pneumonai.pipeline.phantom.write import write_slices, write_xray
@@ -68,6 +68,15 @@ def test_slices_and_volumes_train_and_evaluate_together(dataset: Path, train_and
 
 def test_xrays_train_and_evaluate(xrays: Path, train_and_use: Any) -> None:
     train_and_use(CXR, xrays, SMALL | {"picture_size": [32, 32]}, autocast="bfloat16")
+
+
+def test_pictures_prepared_with_other_lungs_are_not_taken_for_these(copied: dict[str, Path], tmp_path: Path) -> None:
+    root = Path(shutil.copytree(copied[CXR], tmp_path / "bundle"))
+    before = config_digest(inference_config(root))
+    assert config_digest(inference_config(root)) == before
+    lungs = root / "models" / "lungs.pt"
+    lungs.write_bytes(lungs.read_bytes()[:-1])
+    assert config_digest(inference_config(root)) != before
 
 
 def test_a_slice_has_all_maps(copied: dict[str, Path], small_phantom: Any, tmp_path: Path) -> None:
