@@ -17,6 +17,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch.nn import functional as F
 
+from pneumonai.transforms.resize import LINEAR
+
 __all__ = [
     "GUIDED_AUGMENTATIONS",
     "attention_dimming",
@@ -24,8 +26,6 @@ __all__ = [
     "attention_patching",
     "draw_attention",
 ]
-
-_LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
 def draw_attention(maps: torch.Tensor, size: Sequence[int], generator: torch.Generator | None = None) -> torch.Tensor:
@@ -46,7 +46,7 @@ def draw_attention(maps: torch.Tensor, size: Sequence[int], generator: torch.Gen
     drawn = (weights / torch.empty_like(weights).exponential_(generator=generator)).argmax(dim=1)
     chosen = maps[torch.arange(len(maps), device=maps.device), drawn].unsqueeze(1)
     # Scaled before as well, so that the resizing's rounding does not make a constant map one with a spread.
-    resized = F.interpolate(_unit_range(chosen), size=tuple(size), mode=_LINEAR[len(size)], align_corners=False)
+    resized = F.interpolate(_unit_range(chosen), size=tuple(size), mode=LINEAR[len(size)], align_corners=False)
     return _unit_range(resized)
 
 
@@ -170,7 +170,7 @@ GUIDED_AUGMENTATIONS: dict[str, Callable[..., torch.Tensor]] = {
 
 
 def _check(images: torch.Tensor, maps: torch.Tensor, **shares: float) -> None:
-    if images.dim() - 2 not in _LINEAR or maps.dim() != images.dim() or len(maps) != len(images) or not maps.shape[1]:
+    if images.dim() - 2 not in LINEAR or maps.dim() != images.dim() or len(maps) != len(images) or not maps.shape[1]:
         raise ValueError(
             "images [B, C, *spatial] and one map or more each [B, maps, *coarse] must have the same batch and the same "
             f"one to three spatial axes, got {list(images.shape)} and {list(maps.shape)}."

@@ -11,8 +11,8 @@ from monai.config import KeysCollection, NdarrayOrTensor
 from monai.data import MetaTensor
 from monai.transforms import InvertibleTransform, MapTransform
 from monai.utils import TraceKeys, TransformBackends, convert_to_dst_type, convert_to_tensor, ensure_tuple_rep
-from torch.nn.functional import interpolate
 
+from pneumonai.transforms.resize import check_interpolation, resize
 from pneumonai.transforms.spatial_trace import cast_like, image_and_voxels, traced_affine, with_affine
 
 __all__ = ["AIR_HU", "LungCrop", "LungCropD", "LungCropDict", "LungCropd"]
@@ -82,7 +82,7 @@ class LungCrop(InvertibleTransform):
         self.mode = mode
         self.max_zoom = float(max_zoom)
         self.padding = padding
-        self.interp_mode = _interpolation(interp_mode)
+        self.interp_mode = check_interpolation(interp_mode, "LungCrop")
 
     def find_box(self, lungs: NdarrayOrTensor) -> Box:
         """The lungs' bounding box in-plane, over all channels and slices.
@@ -130,7 +130,7 @@ class LungCrop(InvertibleTransform):
         Raises:
             ValueError: without lungs, with an empty mask or one on another grid, or for another number of dimensions.
         """
-        interp_mode = self.interp_mode if interp_mode is None else _interpolation(interp_mode)
+        interp_mode = self.interp_mode if interp_mode is None else check_interpolation(interp_mode, "LungCrop")
         img, voxels = image_and_voxels(img)
         if voxels.ndim not in (3, 4) or voxels.numel() == 0:
             raise ValueError(f"LungCrop needs [C, D, H, W] or [C, H, W] with voxels, got {tuple(voxels.shape)}.")
@@ -146,7 +146,7 @@ class LungCrop(InvertibleTransform):
         sides = [_overlap(length, full) for length, full in zip(scaled, self.size, strict=True)]
         (rows, kept_rows), (columns, kept_columns) = sides
         for block in _blocks(len(source), source[0].numel()):
-            resized = _resize(source[block], scaled, interp_mode)
+            resized = resize(source[block], scaled, interp_mode)
             result[block, rows, columns] = cast_like(resized[:, kept_rows, kept_columns], dtype)
 
         result = result.reshape(*voxels.shape[:-2], *self.size)
@@ -213,7 +213,7 @@ class LungCrop(InvertibleTransform):
         window = result[:, top:bottom, left:right]
         for block in _blocks(len(planes), window[0].numel()):
             whole = planes[block][:, source[0]][:, :, source[1]]
-            resized = _resize(whole, (bottom - top, right - left), info["mode"])
+            resized = resize(whole, (bottom - top, right - left), info["mode"])
             window[block, target[0], target[1]] = cast_like(resized[:, target[0], target[1]], voxels.dtype)
         return with_affine(result.reshape(*voxels.shape[:-2], *original[-2:]), data, info["affine"])
 
@@ -222,12 +222,6 @@ def _plane(name: str, size: Sequence[int]) -> tuple[int, int]:
     if len(size) != 2 or any(int(length) != length or length < 1 for length in size):
         raise ValueError(f"LungCrop needs a {name} of two whole numbers of 1 or more, got {size}.")
     return int(size[0]), int(size[1])
-
-
-def _interpolation(mode: str) -> str:
-    if mode not in ("bilinear", "nearest"):
-        raise ValueError(f"LungCrop needs the interpolation 'bilinear' or 'nearest', got {mode!r}.")
-    return str(mode)
 
 
 def _blocks(number: int, pixels: int) -> Iterator[slice]:
@@ -255,20 +249,6 @@ def _way_back(scaled: int, size: int, length: int) -> tuple[torch.Tensor, slice]
     first = -(-(2 * length * kept.start - scaled) // (2 * scaled))
     last = -(-(2 * length * kept.stop - scaled) // (2 * scaled))
     return index, slice(max(first, 0), min(last, length))
-
-
-def _resize(planes: torch.Tensor, size: tuple[int, int], mode: str) -> torch.Tensor:
-    """Planes ``[N, H, W]`` to another size; interpolated ones come as float32, or float64 where they were."""
-    height, width = planes.shape[-2:]
-    if mode == "nearest":
-        rows = (2 * torch.arange(size[0], device=planes.device) + 1) * height // (2 * size[0])
-        columns = (2 * torch.arange(size[1], device=planes.device) + 1) * width // (2 * size[1])
-        return planes[:, rows][:, :, columns]
-    values = planes if planes.dtype == torch.float64 else planes.float()
-    if (height, width) == size:
-        return values
-    shrinks = size[0] < height or size[1] < width
-    return interpolate(values[None], size, mode="bilinear", align_corners=False, antialias=shrinks)[0]
 
 
 def _affine(spatial_dims: int, box: Box, scaled: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
@@ -318,7 +298,9 @@ class LungCropd(MapTransform, InvertibleTransform):
         self.cropper = LungCrop(size=size, mode=mode, max_zoom=max_zoom, resize_to=resize_to)
         if interp_mode is None:
             interp_mode = ["nearest" if key == source_key else "bilinear" for key in self.keys]
-        self.interp_mode = tuple(_interpolation(each) for each in ensure_tuple_rep(interp_mode, len(self.keys)))
+        self.interp_mode = tuple(
+            check_interpolation(each, "LungCrop") for each in ensure_tuple_rep(interp_mode, len(self.keys))
+        )
         self.padding = ensure_tuple_rep(padding, len(self.keys))
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:

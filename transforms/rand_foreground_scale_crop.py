@@ -12,8 +12,8 @@ from monai.data import MetaTensor
 from monai.transforms import InvertibleTransform, MapTransform, Randomizable, RandomizableTransform
 from monai.transforms.utils import create_translate, scale_affine
 from monai.utils import TraceKeys, TransformBackends, convert_to_dst_type, convert_to_tensor, ensure_tuple_rep
-from torch.nn.functional import interpolate
 
+from pneumonai.transforms.resize import LINEAR, check_interpolation, resize
 from pneumonai.transforms.spatial_trace import cast_like, image_and_voxels, traced_affine, with_affine
 
 __all__ = [
@@ -25,8 +25,6 @@ __all__ = [
 
 # First voxel and voxel after the last, an axis each.
 Window = tuple[tuple[int, int], ...]
-
-_LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
 class RandForegroundScaleCrop(RandomizableTransform, InvertibleTransform):
@@ -86,7 +84,7 @@ class RandForegroundScaleCrop(RandomizableTransform, InvertibleTransform):
         if size is not None and any(int(side) != side or side < 1 for side in np.ravel(size)):
             raise ValueError(f"RandForegroundScaleCrop needs a size of whole numbers of 1 or more, got {size}.")
         self.probabilities = shares / shares.sum()
-        self.mode = _interpolation(mode)
+        self.mode = check_interpolation(mode, "RandForegroundScaleCrop")
         self.size = size
 
     def draw_window(self, shape: Sequence[int], mask: NdarrayOrTensor | None = None) -> Window:
@@ -146,10 +144,10 @@ class RandForegroundScaleCrop(RandomizableTransform, InvertibleTransform):
         Raises:
             ValueError: for another number of dimensions, a mask of another shape, or a window that is not inside.
         """
-        mode = self.mode if mode is None else _interpolation(mode)
+        mode = self.mode if mode is None else check_interpolation(mode, "RandForegroundScaleCrop")
         img, voxels = image_and_voxels(img)
         shape = tuple(voxels.shape[1:])
-        if len(shape) not in _LINEAR or voxels.numel() == 0:
+        if len(shape) not in LINEAR or voxels.numel() == 0:
             raise ValueError(
                 "RandForegroundScaleCrop needs [C, *spatial] with one to three spatial dimensions and voxels, "
                 f"got {tuple(voxels.shape)}."
@@ -161,7 +159,7 @@ class RandForegroundScaleCrop(RandomizableTransform, InvertibleTransform):
         ):
             raise ValueError(f"RandForegroundScaleCrop needs a window inside {shape}, got {window}.")
 
-        result = _resize(voxels[_slices(window)], size, mode)
+        result = resize(voxels[_slices(window)], size, mode)
         out = convert_to_dst_type(result, dst=img, dtype=result.dtype)[0]
         sides = tuple(last - first for first, last in window)
         start = create_translate(len(shape), [first for first, _ in window])
@@ -192,36 +190,13 @@ class RandForegroundScaleCrop(RandomizableTransform, InvertibleTransform):
         window = tuple((int(first), int(last)) for first, last in info["window"])
         shape = [int(side) for side in transform[TraceKeys.ORIG_SIZE]]
         result = voxels.new_zeros((len(voxels), *shape))
-        resized = _resize(voxels, tuple(last - first for first, last in window), info["mode"])
+        resized = resize(voxels, tuple(last - first for first, last in window), info["mode"])
         result[_slices(window)] = cast_like(resized, voxels.dtype)
         return with_affine(result, data, info["affine"])
 
 
-def _interpolation(mode: str) -> str:
-    if mode not in ("bilinear", "nearest"):
-        raise ValueError(f"RandForegroundScaleCrop needs the interpolation 'bilinear' or 'nearest', got {mode!r}.")
-    return str(mode)
-
-
 def _slices(window: Window) -> tuple[slice, ...]:
     return (slice(None), *(slice(first, last) for first, last in window))
-
-
-def _resize(voxels: torch.Tensor, size: Sequence[int], mode: str) -> torch.Tensor:
-    """A copy of ``[C, *spatial]`` in another size; interpolated whole numbers come as float32."""
-    dtype = voxels.dtype if mode == "nearest" or voxels.is_floating_point() else torch.float32
-    if tuple(voxels.shape[1:]) == tuple(size):
-        return voxels.to(dtype, copy=True)
-    if mode == "nearest":
-        for axis, (side, new) in enumerate(zip(voxels.shape[1:], size, strict=True), start=1):
-            index = (2 * torch.arange(new, device=voxels.device) + 1) * side // (2 * new)
-            voxels = voxels.index_select(axis, index)
-        return voxels
-    values = voxels if voxels.dtype == torch.float64 else voxels.float()
-    shrinks = any(new < side for side, new in zip(values.shape[1:], size, strict=True))
-    linear = _LINEAR[len(size)]
-    smooth = shrinks and linear == "bilinear"
-    return interpolate(values[None], tuple(size), mode=linear, align_corners=False, antialias=smooth)[0].to(dtype)
 
 
 class RandForegroundScaleCropd(Randomizable, MapTransform, InvertibleTransform):
@@ -257,7 +232,9 @@ class RandForegroundScaleCropd(Randomizable, MapTransform, InvertibleTransform):
         self.cropper = RandForegroundScaleCrop(fractions=fractions, weights=weights, prob=prob, size=size)
         if modes is None:
             modes = ["nearest" if key == source_key else "bilinear" for key in self.keys]
-        self.modes = tuple(_interpolation(each) for each in ensure_tuple_rep(modes, len(self.keys)))
+        self.modes = tuple(
+            check_interpolation(each, "RandForegroundScaleCrop") for each in ensure_tuple_rep(modes, len(self.keys))
+        )
 
     def set_random_state(
         self, seed: int | None = None, state: np.random.RandomState | None = None

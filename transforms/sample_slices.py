@@ -12,6 +12,7 @@ from monai.data import MetaTensor
 from monai.transforms import InvertibleTransform, MapTransform
 from monai.utils import TraceKeys, TransformBackends, convert_to_dst_type, convert_to_tensor, ensure_tuple_rep
 
+from pneumonai.transforms.resize import check_interpolation
 from pneumonai.transforms.spatial_trace import cast_like, image_and_voxels, traced_affine, with_affine
 
 __all__ = ["SampleSlices", "SampleSlicesD", "SampleSlicesDict", "SampleSlicesd"]
@@ -55,7 +56,7 @@ class SampleSlices(InvertibleTransform):
         if int(num_slices) != num_slices or num_slices < 2:
             raise ValueError(f"SampleSlices needs a whole num_slices of 2 or more, got {num_slices}.")
         self.num_slices = int(num_slices)
-        self.interp_mode = _interpolation(interp_mode)
+        self.interp_mode = check_interpolation(interp_mode, "SampleSlices", linear="linear")
 
     def find_span(self, lungs: NdarrayOrTensor) -> tuple[int, int]:
         """First and last slice with lung (above 0) of ``[C, D, H, W]``.
@@ -95,7 +96,11 @@ class SampleSlices(InvertibleTransform):
         Raises:
             ValueError: for another number of dimensions or slices, or an empty mask.
         """
-        interp_mode = self.interp_mode if interp_mode is None else _interpolation(interp_mode)
+        interp_mode = (
+            self.interp_mode
+            if interp_mode is None
+            else check_interpolation(interp_mode, "SampleSlices", linear="linear")
+        )
         img, voxels = image_and_voxels(img)
         if voxels.ndim != 4 or voxels.numel() == 0:
             raise ValueError(f"SampleSlices needs [C, D, H, W] with voxels in it, got {tuple(voxels.shape)}.")
@@ -163,12 +168,6 @@ class SampleSlices(InvertibleTransform):
         return torch.from_numpy(hats[:, which] / times[which])
 
 
-def _interpolation(mode: str) -> str:
-    if mode not in ("linear", "nearest"):
-        raise ValueError(f"SampleSlices needs the interpolation 'linear' or 'nearest', got {mode!r}.")
-    return str(mode)
-
-
 class SampleSlicesd(MapTransform, InvertibleTransform):
     """Dictionary form of :py:class:`SampleSlices`: the same slices for all keys.
 
@@ -196,7 +195,10 @@ class SampleSlicesd(MapTransform, InvertibleTransform):
         self.sampler = SampleSlices(num_slices=num_slices)
         if interp_mode is None:
             interp_mode = ["nearest" if key == source_key else "linear" for key in self.keys]
-        self.interp_mode = tuple(_interpolation(each) for each in ensure_tuple_rep(interp_mode, len(self.keys)))
+        self.interp_mode = tuple(
+            check_interpolation(each, "SampleSlices", linear="linear")
+            for each in ensure_tuple_rep(interp_mode, len(self.keys))
+        )
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Draw the slices of every key."""
