@@ -3,8 +3,8 @@
 The deformable convolution predicts its offsets itself, and so is timed with the convolution that does. Beside it
 stands the order of its definition, which samples all C channels at every tap, where each tap's projection to C / 4
 first leaves a quarter of the samples. Forward plus backward; times are of all forms in turn in one process; memory is
-the peak of a process of its own, over what inputs, parameters and the output's gradient take. Run it on an idle
-machine::
+the peak of a process of its own, over what inputs, parameters and the output's gradient take. As in training the
+process keeps the memory that a step frees. Run it on an idle machine::
 
     python benchmarks/attention_transfer.py
 """
@@ -24,6 +24,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from pneumonai.networks.blocks import DeformableAttention, DeformableConvolution
+from pneumonai.pipeline.training.memory import keep_freed_memory
 
 #: Where the paper's network has its modules, and where one of growth 16 has the first.
 CONVOLUTIONS = ((8, 256, 32, 32), (8, 512, 16, 16), (8, 128, 32, 32))
@@ -151,6 +152,7 @@ def main() -> None:
     parser.add_argument("--shape", type=int, nargs=4, help=argparse.SUPPRESS)
     parser.add_argument("--idle", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    keep_freed_memory()
     if options.one:
         one_process(options.one, options.shape, options.idle)
         return

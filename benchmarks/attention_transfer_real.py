@@ -40,7 +40,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "lungs-only": {"black_out": "outside"},
     "sars": {},
 }
-EPOCHS = {"cxr": 30, "ct": 12}
+EPOCHS = {"cxr": 60, "ct": 12}
 PRE_TRAINING_EPOCHS = 8
 PACKS = {"cxr": "cxr", "ct": "ct2d"}
 METRICS = {"cxr": ["accuracy", "macro_auc", "auc:covid"], "ct": ["accuracy", "recall:covid", "precision:covid", "auc"]}
