@@ -23,12 +23,12 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from sheet import write_sheet
 from skimage.segmentation import find_boundaries
 
 from pneumonai.pipeline.metrics.resampling import interval, resampled_means
 
 PHANTOM = "phantom-"
-TILE = 256
 COLOURS = {1: (64, 224, 208), 2: (255, 170, 64)}
 
 
@@ -84,19 +84,14 @@ def print_scores(files: Sequence[Path]) -> None:
         )
 
 
-def write_sheet(answers: Path, pictures: Sequence[Path], output: Path, columns: int = 6) -> None:
-    """The pictures with the borders of ``ANSWERS/NAME/lungs.png`` drawn in, as one sheet."""
-    sheet = Image.new("RGB", (columns * TILE, -(-len(pictures) // columns) * TILE))
-    for number, path in enumerate(pictures):
-        grey = np.asarray(Image.open(path).convert("L"))
-        labels = np.asarray(Image.open(answers / path.stem / "lungs.png"))
-        drawn = np.repeat(grey[..., None], 3, axis=2)
-        for label, colour in COLOURS.items():
-            drawn[find_boundaries(labels == label, mode="inner")] = colour
-        tile = Image.fromarray(drawn)
-        tile.thumbnail((TILE, TILE))
-        sheet.paste(tile, (number % columns * TILE, number // columns * TILE))
-    sheet.save(output, quality=50)  # which a PNG does not heed
+def draw_borders(answers: Path, path: Path) -> Image.Image:
+    """A picture with the borders of ``ANSWERS/NAME/lungs.png`` drawn in."""
+    grey = np.asarray(Image.open(path).convert("L"))
+    labels = np.asarray(Image.open(answers / path.stem / "lungs.png"))
+    drawn = np.repeat(grey[..., None], 3, axis=2)
+    for label, colour in COLOURS.items():
+        drawn[find_boundaries(labels == label, mode="inner")] = colour
+    return Image.fromarray(drawn)
 
 
 def main() -> None:
@@ -119,7 +114,8 @@ def main() -> None:
     elif given.command == "scores":
         print_scores(given.files)
     else:
-        write_sheet(given.answers, given.pictures, given.output)
+        tiles = [(draw_borders(given.answers, path), "") for path in given.pictures]
+        write_sheet(tiles, given.output, columns=6, quality=50)
 
 
 if __name__ == "__main__":

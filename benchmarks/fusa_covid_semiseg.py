@@ -26,7 +26,8 @@ from typing import Any
 
 import numpy as np
 from bundle_runs import BundleRuns, pneumonai
-from PIL import Image, ImageDraw
+from PIL import Image
+from sheet import write_sheet
 
 from pneumonai.pipeline.derive import derive_bundle
 from pneumonai.pipeline.metrics.resampling import interval, resampled_means
@@ -194,18 +195,11 @@ def draw_cases(output: Path, folds: list[int], picture: Path, count: int = 3) ->
         for item in json.loads((folder / "hand.json").read_text())["test"]:
             answers = folder / "answers"
             result = predict_study(item["image"], bundle=bundle, options=Options(truth=item["mask"]), output=answers)
-            tile = Image.open(answers / Path(item["image"]).stem / "pictures" / "overlay.png").convert("RGB")
-            tile.thumbnail((TILE, TILE))
+            tile = Image.open(answers / Path(item["image"]).stem / "pictures" / "overlay.png")
             cases.append((result.truth["dice"], tile))
     cases.sort(key=lambda case: -case[0])
-    sheet = Image.new("RGB", (count * TILE, 2 * TILE))
-    for number, (dice, tile) in enumerate([*cases[:count], *cases[-count:]]):
-        place = (number % count * TILE, number // count * TILE)
-        sheet.paste(tile, place)
-        ImageDraw.Draw(sheet).text(
-            (place[0] + 6, place[1] + 4), f"Dice {dice:.2f}", "white", stroke_width=3, stroke_fill="black"
-        )
-    sheet.save(picture, quality=85)
+    chosen = [(tile, f"Dice {dice:.2f}") for dice, tile in [*cases[:count], *cases[-count:]]]
+    write_sheet(chosen, picture, columns=count, side=TILE)
 
 
 def main() -> None:
