@@ -14,7 +14,10 @@ from pneumonai.transforms.lung_segment import LEFT, RIGHT
 
 CLASS = "covid"
 MAXIMUM = 8
-METHOD = "share of each lung where the heat map is above half of its range within the lungs, 0 to 4 a lung"
+METHOD = (
+    "share of each lung where the heat map is above half of its range within the lungs, 0 to 4 a lung; "
+    "not checked against readers unless the model's card says so"
+)
 _LUNGS = {"right": RIGHT, "left": LEFT}
 
 
