@@ -149,6 +149,16 @@ def test_the_map_lies_where_the_attention_is(small: Path) -> None:
     assert back[0, :48, 304:].min() > 0.9 and back[0, 52:].max() < 0.1 and back[0, :, :296].max() < 0.1
 
 
+@pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
+def test_the_tables_plan_at_a_small_recipe(path: Path, tmp_path: Path) -> None:
+    datalist = tmp_path / "folds.json"
+    datalist.write_text(json.dumps({"training": [{"image": "a.png", "label": 0, "fold": 0}]}))
+    slim = "mag_sd_slim.yaml" if path.stem.endswith("3") else "mag_sd_slim_mobilenet_v2.yaml"
+    runs = plan_runs(read_comparison(path, datalist=datalist, overlays=[path.parent / slim]), tmp_path)
+    assert {run.spec["train"]["overlay"]["max_epochs"] for run in runs} <= {8, 15}
+    assert {run.fold for run in runs} == {0, 1}
+
+
 def test_the_tables_plan_and_their_networks_have_the_sizes_of_print(tmp_path: Path) -> None:
     """Millions of parameters with one input channel and three classes, where the network is not the bundle's own."""
     items = [{"image": f"{n}.png", "label": n % 3, "patient_id": str(n), "fold": n % 5} for n in range(15)]
