@@ -191,14 +191,15 @@ class Measurement:
 def run(options: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Measure every study that ``cases.jsonl`` does not hold yet; the cases and what was asked for."""
     keys = ("image", "mask", "lungs", "patient_id")
-    items = load_datalist(options.datalist, options.part, keys=keys)[: options.limit]
+    items = load_datalist(options.datalist, options.part, options.data, fold=options.fold, keys=keys)
+    items = items[: options.limit]
     model = Model(find_bundle(options.bundle), device=options.device)
     settings = {
         "datalist": str(options.datalist),
         "bundle": model.bundle.name,
         "weights_sha256": model.weights_sha256,
         "precision": model.precision.name,
-        "part": options.part,
+        "part": options.part if options.fold is None else f"{options.part}, fold {options.fold}",
         "steps": options.steps,
         "fill": options.fill,
         "randomise": options.randomise,
@@ -338,6 +339,8 @@ def main() -> None:
     parser.add_argument("--datalist", type=Path, required=True, help="items with image, mask (infection) and lungs")
     parser.add_argument("--bundle", required=True, help="name of a bundle or path of its folder")
     parser.add_argument("--part", default="test")
+    parser.add_argument("--data", type=Path, help="folder that the datalist's paths start from; its own by default")
+    parser.add_argument("--fold", type=int, help="of a datalist made of folds")
     parser.add_argument("--limit", type=int, help="only the first so many studies")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=20, help="of the deletion and insertion curves")
