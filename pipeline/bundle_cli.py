@@ -88,7 +88,7 @@ def bundle_calibrate(
     from pneumonai.pipeline.derive import calibrate_bundle
 
     found = calibrate_bundle(find_bundle(name), predictions, target_accuracy=target_accuracy)
-    below = found["refer_below"] if found["reached"] else "as before: no threshold reaches the target"
+    below = found["refer_below"] if found["reached"] else "the usual threshold, since none reaches the target"
     typer.echo(
         f"temperature {found['temperature']}, refer below {below} "
         f"({found['n']} validation answers, {100 * found['kept']:.0f} % not referred)"

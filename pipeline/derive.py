@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -178,7 +179,10 @@ def _write_card(
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    write_bytes(path, (json.dumps(content, indent=4, ensure_ascii=False) + "\n").encode())
+    """Indented as configs are written by hand: numbers of a list on one line."""
+    text = json.dumps(content, indent=4, ensure_ascii=False)
+    text = re.sub(r"\[\n([-+.\deE,\s]+)\n\s*\]", lambda found: f"[{' '.join(found[1].split())}]", text)
+    write_bytes(path, (text + "\n").encode())
 
 
 def calibrate_bundle(bundle: Bundle, predictions: str | Path, *, target_accuracy: float = 0.95) -> dict[str, Any]:
@@ -191,7 +195,7 @@ def calibrate_bundle(bundle: Bundle, predictions: str | Path, *, target_accuracy
 
     Returns:
         ``temperature, refer_below, n, kept`` (share of the answers at or above the threshold) and ``reached``: False
-        where no threshold reaches the target, and the usual one stays.
+        where no threshold reaches the target; ``refer_below`` is then None, which stands for the usual one.
 
     Raises:
         BundleError: the predictions have no labels or other classes.

@@ -81,7 +81,12 @@ def write_answers(path: Path, names: list[str], *, labels: bool = True) -> None:
 def test_calibration_sets_temperature_and_threshold(small_bundle: Path, run_dir: Path, tmp_path: Path) -> None:
     bundle = derive_bundle(run_dir, tmp_path / "mine")
     write_answers(tmp_path / "predictions.csv", CLASSES)
+    path = bundle.root / "configs" / "metadata.json"
+    before = path.read_text()
     found = calibrate_bundle(bundle, tmp_path / "predictions.csv")
+    # The rest of the file stays as it was written.
+    changed = set(path.read_text().splitlines()) ^ set(before.splitlines())
+    assert {line.split(":")[0].strip() for line in changed} == {'"temperature"', '"refer_below"'}
     settings = find_bundle(bundle.root).settings
     assert settings["temperature"] == found["temperature"] > 1.5
     # Only the surer half is right often enough.
