@@ -30,7 +30,12 @@ import numpy as np
 from bundle_runs import BundleRuns, pneumonai
 from ct_slices import large_enough, write_sars
 from pooled_folds import compare_pooled, table, write_answers
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
+from pneumonai.data_manifests.datalist import load_datalist
+from pneumonai.pipeline.bundle import find_bundle, inference_config
 from pneumonai.pipeline.metrics.classification import classification_report
 from pneumonai.pipeline.training.predictions import Predictions
 
@@ -42,6 +47,7 @@ ROWS: dict[str, dict[str, Any]] = {
 }
 EPOCHS = {"cxr": 60, "ct": 12}
 PRE_TRAINING_EPOCHS = 8
+FOLDS = 5
 PACKS = {"cxr": "cxr", "ct": "ct2d"}
 METRICS = {"cxr": ["accuracy", "macro_auc", "auc:covid"], "ct": ["accuracy", "recall:covid", "precision:covid", "auc"]}
 NAMES = {"normal": "normal", "ncp": "covid", "cp": "cap"}
@@ -54,7 +60,7 @@ def write_datalist(kind: str, packs: Path, output: Path) -> Path:
     if datalist.exists():
         return datalist
     columns = ("--image-column", "file", "--modality", kind.upper(), "--where", f"pack={PACKS[kind]}")
-    folds = ("--split", "folds=5", "--alike-together", "--output", datalist)
+    folds = ("--split", f"folds={FOLDS}", "--alike-together", "--output", datalist)
     pneumonai("manifest", "build", packs, "--from-csv", packs / "manifest.csv", *columns, *folds, "--force")
     made = output / f"phantoms_{kind}"
     pneumonai("phantom", "--kind", "all", "--count", "1", "--validation", "1", "--test", "1", "--format",
@@ -142,6 +148,33 @@ def within_source(answers: Predictions, packs: Path) -> str:
     return "\n".join(lines)
 
 
+def rectangle_alone(datalist: Path, packs: Path) -> Predictions:
+    """What place and size of the lungs' rectangle tell of an X-ray: with all but it blacked out they are still seen.
+
+    A logistic regression on the rectangle's four sides, in shares of the square that the picture is cut to, over the
+    same folds.
+    """
+    parser = inference_config(find_bundle(bundle("cxr")).root)
+    prepare = parser.get_parsed_content("preprocessing")
+    names = parser.get_parsed_content("class_names")
+    items = [load_datalist(datalist, "test", packs, fold=fold, class_names=names) for fold in range(FOLDS)]
+    folds = np.repeat(np.arange(FOLDS), [len(fold) for fold in items])
+    every = [item for fold in items for item in fold]
+    sides = []
+    for item in every:
+        lungs = prepare({"image": item["image"]})["lungs"][0] > 0
+        ends = [np.flatnonzero(lungs.any(dim=axis).numpy())[[0, -1]] / lungs.shape[1 - axis] for axis in (0, 1)]
+        sides.append(np.concatenate(ends))
+    features, labels = np.array(sides), np.array([item["label"] for item in every])
+    probabilities = np.empty((len(every), len(names)))
+    for fold in range(FOLDS):
+        model = make_pipeline(StandardScaler(), LogisticRegression())
+        model.fit(features[folds != fold], labels[folds != fold])
+        probabilities[folds == fold] = model.predict_proba(features[folds == fold])
+    images, patients = ([str(item.get(key) or "") for item in every] for key in ("image", "patient_id"))
+    return Predictions(images, patients, labels, probabilities, names)
+
+
 def main() -> None:
     """Run what is missing and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -149,9 +182,10 @@ def main() -> None:
     parser.add_argument("packs", type=Path)
     parser.add_argument("--output", type=Path, default=Path("runs/attention_transfer"))
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=["whole"])
-    parser.add_argument("--folds", type=int, nargs="*", default=list(range(5)), help="none: weights alone")
+    parser.add_argument("--folds", type=int, nargs="*", default=list(range(FOLDS)), help="none: weights alone")
     parser.add_argument("--epochs", type=int, help="instead of the recipe's")
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
+    parser.add_argument("--rectangle", action="store_true", help="of X-rays: what the lungs' rectangle alone tells")
     parser.add_argument("--weights", action="store_true", help="also train the recipe on all pictures")
     arguments = parser.parse_args()
     kind, packs, output = arguments.kind, arguments.packs.resolve(), arguments.output.resolve()
@@ -160,6 +194,8 @@ def main() -> None:
     settings = fixed(kind)
     if arguments.epochs:
         settings |= {"max_epochs": arguments.epochs, "val_interval": arguments.epochs}
+    if arguments.rectangle:
+        print(table({"the lungs' rectangle alone": rectangle_alone(datalist, packs)}, METRICS["cxr"]))
     rows = starts(kind, arguments.rows, packs, output)
     answers: dict[str, Predictions] = {}
     if arguments.folds:

@@ -51,8 +51,8 @@ ROWS: dict[str, tuple[list[str], dict[str, Any]]] = {
 }
 """A recipe: its overlays and settings; the first one's weights ship."""
 SETTINGS: dict[str, Any] = {
-    "max_epochs": 12,
-    "val_interval": 12,
+    "max_epochs": 10,
+    "val_interval": 10,
     "batch_size": 12,
     "learning_rate": 0.001,
     "average_decay": 0.9,
