@@ -1,17 +1,17 @@
 """Attention transfer on the real X-rays and CT figures: outer folds by patient, shortcut checks, the shipped weights.
 
     python benchmarks/attention_transfer_real.py cxr PACKS --output runs/attention_transfer --weights
-    python benchmarks/attention_transfer_real.py ct PACKS --output runs/attention_transfer --rows sars whole --weights
+    python benchmarks/attention_transfer_real.py ct PACKS --output runs/attention_transfer --rows whole sars --weights
 
 PACKS holds ``manifest.csv``, and ``cxr``, or ``ct2d`` (COVID-CT, its training and validation parts together) and
 ``sars_cov_2_ct``.
 
 1. five folds by patient, pictures that look alike on one side;
-2. the folds asked for through ``pneumonai compare``: ``train.json`` as it is (``whole``) and, of X-rays, with
-   the rectangle around the lungs blacked out (``lungs-black``) and all but it (``lungs-only``), of CT figures
-   pre-trained on the SARS-CoV-2 slices (``sars``; a tenth of these decides on the epoch). The number of epochs is
-   fixed and the last weights count, so that nothing is chosen on a fold: the validation part, which ``train.json`` asks
-   for, is made of phantoms and decides nothing;
+2. the folds asked for through ``pneumonai compare``: of X-rays ``train.json`` as it is, with all but the rectangle
+   around the lungs blacked out (``lungs-only``), with nothing blacked out (``whole``) and with the rectangle itself
+   (``lungs-black``); of CT figures as it is (``whole``) and pre-trained on the SARS-CoV-2 slices (``sars``; a tenth
+   of these decides on the epoch). The number of epochs is fixed and the last weights count, so that nothing is chosen
+   on a fold: the validation part, which ``train.json`` asks for, is made of phantoms and decides nothing;
 3. ``--weights``: the first row's recipe on all pictures; these weights ship.
 
 What is done already is not done again. The table has the score within one source of X-rays too; ``predictions.csv`` of
@@ -39,13 +39,12 @@ from pneumonai.pipeline.bundle import find_bundle, inference_config
 from pneumonai.pipeline.metrics.classification import classification_report
 from pneumonai.pipeline.training.predictions import Predictions
 
-ROWS: dict[str, dict[str, Any]] = {
-    "whole": {},
-    "lungs-black": {"black_out": "inside"},
-    "lungs-only": {"black_out": "outside"},
-    "sars": {},
+ROWS: dict[str, dict[str, dict[str, Any]]] = {
+    "cxr": {"lungs-only": {}, "whole": {"black_out": "nothing"}, "lungs-black": {"black_out": "inside"}},
+    "ct": {"whole": {}, "sars": {}},
 }
-EPOCHS = {"cxr": 60, "ct": 12}
+"""The settings of each recipe; the first one's weights ship."""
+EPOCHS = {"cxr": 60, "ct": 30}
 PRE_TRAINING_EPOCHS = 8
 FOLDS = 5
 PACKS = {"cxr": "cxr", "ct": "ct2d"}
@@ -78,7 +77,7 @@ def write_datalist(kind: str, packs: Path, output: Path) -> Path:
 
 def starts(kind: str, names: list[str], packs: Path, output: Path) -> dict[str, dict[str, Any]]:
     """The settings of the rows, with the weights that ``sars`` starts from, trained where they are missing."""
-    chosen = {name: ROWS[name] for name in names}
+    chosen = {name: ROWS[kind][name] for name in names}
     if "sars" in chosen:
         settings = {key: value for key, value in fixed(kind).items() if "epochs" not in key and "interval" not in key}
         where = {"dataset_dir": packs, "datalist": write_sars(packs, output / "sars.json")}
@@ -181,13 +180,19 @@ def main() -> None:
     parser.add_argument("kind", choices=list(PACKS))
     parser.add_argument("packs", type=Path)
     parser.add_argument("--output", type=Path, default=Path("runs/attention_transfer"))
-    parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=["whole"])
+    parser.add_argument(
+        "--rows", nargs="+", help="of X-rays lungs-only, whole, lungs-black, of CT whole, sars; default: the first"
+    )
     parser.add_argument("--folds", type=int, nargs="*", default=list(range(FOLDS)), help="none: weights alone")
     parser.add_argument("--epochs", type=int, help="instead of the recipe's")
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
     parser.add_argument("--rectangle", action="store_true", help="of X-rays: what the lungs' rectangle alone tells")
     parser.add_argument("--weights", action="store_true", help="also train the recipe on all pictures")
     arguments = parser.parse_args()
+    names = arguments.rows or list(ROWS[arguments.kind])[:1]
+    unknown = [name for name in names if name not in ROWS[arguments.kind]]
+    if unknown:
+        parser.error(f"--rows {unknown[0]}: of {arguments.kind} there are {', '.join(ROWS[arguments.kind])}")
     kind, packs, output = arguments.kind, arguments.packs.resolve(), arguments.output.resolve()
     output.mkdir(parents=True, exist_ok=True)
     datalist = write_datalist(kind, packs, output)
@@ -196,7 +201,7 @@ def main() -> None:
         settings |= {"max_epochs": arguments.epochs, "val_interval": arguments.epochs}
     if arguments.rectangle:
         print(table({"the lungs' rectangle alone": rectangle_alone(datalist, packs)}, METRICS["cxr"]))
-    rows = starts(kind, arguments.rows, packs, output)
+    rows = starts(kind, names, packs, output)
     answers: dict[str, Predictions] = {}
     if arguments.folds:
         answers = compare(kind, rows, arguments.folds, packs, output, settings, arguments.jobs)
@@ -207,7 +212,7 @@ def main() -> None:
             print(f"\n{name}\n\n{within_source(one, packs)}")
     if arguments.weights:
         where = {"dataset_dir": packs, "datalist": datalist, "cache_root": output / kind / "cache"}
-        shipped = settings | rows[arguments.rows[0]] | where
+        shipped = settings | rows[names[0]] | where
         print(BundleRuns(bundle(kind)).train(output / f"{kind}_all", shipped.pop("max_epochs"), **shipped))
 
 

@@ -1,4 +1,4 @@
-"""Pictures with the lungs' rectangle, or all but it, painted black: what a network can tell without the lungs."""
+"""Pictures with the lungs' rectangle, or all but it, painted black: what can be told without the lungs, or by them."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from pneumonai.transforms.spatial_trace import image_and_voxels
 
 __all__ = ["BlackOut", "BlackOutD", "BlackOutDict", "BlackOutd"]
 
-Part = Literal["inside", "outside"]
+Part = Literal["nothing", "inside", "outside"]
 
 
 class BlackOut(Transform):
     """Set a picture to 0 inside the bounding rectangle of a mask, or everywhere else.
 
-    A check, not a preparation: a network that still tells classes apart where the lungs are black has learnt where the
-    pictures come from (Maguolo and Nanni, https://arxiv.org/abs/2004.12823).
+    A network that still tells classes apart where the lungs are black has learnt where the pictures come from (Maguolo
+    and Nanni, https://arxiv.org/abs/2004.12823); one that sees the rectangle alone cannot learn it from what lies
+    around.
 
     Args:
-        part: ``inside`` or ``outside`` is painted.
+        part: ``inside`` or ``outside`` is painted, or ``nothing``.
 
     Raises:
         ValueError: another word.
@@ -33,12 +34,12 @@ class BlackOut(Transform):
     backend = [TransformBackends.TORCH]  # noqa: RUF012
 
     def __init__(self, part: Part) -> None:
-        if part not in ("inside", "outside"):
-            raise ValueError(f"BlackOut needs the part 'inside' or 'outside', got {part!r}.")
+        if part not in ("nothing", "inside", "outside"):
+            raise ValueError(f"BlackOut needs the part 'nothing', 'inside' or 'outside', got {part!r}.")
         self.part = part
 
     def __call__(self, img: NdarrayOrTensor, mask: NdarrayOrTensor) -> torch.Tensor:
-        """A painted copy of a picture.
+        """A painted copy of a picture; the picture itself where nothing is painted.
 
         Args:
             img: ``[C, H, W]``.
@@ -48,6 +49,8 @@ class BlackOut(Transform):
             ValueError: an empty mask, or one of another size.
         """
         img, voxels = image_and_voxels(img)
+        if self.part == "nothing":
+            return img
         inside = convert_to_tensor(mask, track_meta=False)[0] > 0
         if inside.shape != voxels.shape[1:] or not inside.any():
             raise ValueError(
@@ -66,7 +69,7 @@ class BlackOutd(MapTransform):
 
     Args:
         keys: keys of the pictures.
-        part: see :py:class:`BlackOut`; None changes nothing.
+        part: see :py:class:`BlackOut`.
         mask_key: key of the mask.
         allow_missing_keys: pass over pictures that are not there.
     """
@@ -76,20 +79,19 @@ class BlackOutd(MapTransform):
     def __init__(
         self,
         keys: KeysCollection,
-        part: Part | None = None,
+        part: Part,
         mask_key: Hashable = "lungs",
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.mask_key = mask_key
-        self.paint = None if part is None else BlackOut(part)
+        self.paint = BlackOut(part)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Paint every key."""
         d = dict(data)
         for key in self.key_iterator(d):
-            if self.paint is not None:
-                d[key] = self.paint(d[key], d[self.mask_key])
+            d[key] = self.paint(d[key], d[self.mask_key])
         return d
 
 

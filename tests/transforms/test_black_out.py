@@ -22,7 +22,7 @@ def test_the_rectangle_around_the_mask_is_painted_by_hand() -> None:
     done = BlackOutd("image", "inside")({"image": given, "lungs": mask})
     assert torch.equal(done["image"].as_tensor(), inside)
     assert done["image"].meta["warnings"] == ["seen"]
-    assert torch.equal(BlackOutd("image")({"image": picture, "lungs": mask})["image"], picture)
+    assert torch.equal(BlackOutd("image", "nothing")({"image": picture, "lungs": mask})["image"], picture)
 
 
 def test_what_cannot_be_painted_is_refused() -> None:
@@ -31,5 +31,5 @@ def test_what_cannot_be_painted_is_refused() -> None:
         BlackOut("inside")(picture, torch.zeros(1, 4, 5))
     with pytest.raises(ValueError, match=r"of the picture's size \(4, 5\)"):
         BlackOut("inside")(picture, torch.ones(1, 5, 4))
-    with pytest.raises(ValueError, match="'inside' or 'outside', got 'both'"):
+    with pytest.raises(ValueError, match="'nothing', 'inside' or 'outside', got 'both'"):
         BlackOut("both")  # type: ignore[arg-type]
