@@ -51,8 +51,8 @@ ROWS: dict[str, tuple[list[str], dict[str, Any]]] = {
 }
 """A recipe: its overlays and settings; the first one's weights ship."""
 SETTINGS: dict[str, Any] = {
-    "max_epochs": 10,
-    "val_interval": 10,
+    "max_epochs": 6,
+    "val_interval": 6,
     "batch_size": 12,
     "learning_rate": 0.001,
     "average_decay": 0.9,
@@ -129,7 +129,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/mag_sd"))
     parser.add_argument("--rows", nargs="*", choices=list(ROWS), default=list(ROWS))
     parser.add_argument("--folds", type=int, nargs="+", default=list(range(5)))
-    parser.add_argument("--size", type=int, default=224, help="pixels a side of the network's input")
+    parser.add_argument("--size", type=int, default=128, help="pixels a side of the network's input")
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
     parser.add_argument("--weights", action="store_true", help="also train the shipped recipe on all pictures")
     arguments = parser.parse_args()

@@ -102,7 +102,7 @@ def test_clahe_is_a_setting_and_nothing_of_a_picture_is_cut(small: Path, xrays: 
     for clahe in (True, False):
         preprocessing = inference_config(small, clahe=clahe, grey=[0.0, 1.0]).get_parsed_content("preprocessing")
         inputs[clahe] = preprocessing({"image": str(xrays / "5.png")})["image"]
-    assert inputs[True].shape == inputs[False].shape == (1, 224, 224)
+    assert inputs[True].shape == inputs[False].shape == (1, 128, 128)
     assert inputs[True].min() >= 0 and inputs[True].max() <= 1
     assert inputs[True].mean() > inputs[False].mean() + 0.05  # a dark picture is no longer dark
     whole = np.asarray(Image.open(xrays / "5.png")) / 255
@@ -142,8 +142,8 @@ def test_the_map_lies_where_the_attention_is(small: Path) -> None:
     picture = MetaTensor(torch.rand(1, 100, 400) * 255)
     preprocessing.transforms = preprocessing.transforms[2:]
     item = preprocessing({"image": picture})
-    heat_map = torch.zeros(1, 224, 224)
-    heat_map[0, :112, 168:] = 1
+    heat_map = torch.zeros(1, 128, 128)
+    heat_map[0, :64, 96:] = 1
     back = postprocessing({"image": item["image"], "pred": torch.zeros(3), "heat_map": heat_map})["heat_map"]
     assert back.shape == (1, 100, 400)
     assert back[0, :48, 304:].min() > 0.9 and back[0, 52:].max() < 0.1 and back[0, :, :296].max() < 0.1
