@@ -12,7 +12,7 @@ PACKS holds ``manifest.csv`` and ``cxr``.
 3. ``--weights``: the first row's recipe on all pictures; these weights ship.
 
 What is done already is not done again. ``--rows`` takes some rows only (none: the weights alone), ``--folds`` some
-folds, ``--size`` another size of the pictures.
+folds, ``--seeds`` other seeds, ``--size`` another size of the pictures.
 """
 
 from __future__ import annotations
@@ -110,6 +110,7 @@ def compare(
         "datalist": datalist.name,
         "dataset_dir": str(packs),
         "folds": arguments.folds,
+        "seeds": arguments.seeds,
         "metrics": METRICS,
         "settings": settings,
         "rows": [
@@ -129,6 +130,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/mag_sd"))
     parser.add_argument("--rows", nargs="*", choices=list(ROWS), default=list(ROWS))
     parser.add_argument("--folds", type=int, nargs="+", default=list(range(5)))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of several the mean answer counts")
     parser.add_argument("--size", type=int, default=128, help="pixels a side of the network's input")
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
     parser.add_argument("--weights", action="store_true", help="also train the shipped recipe on all pictures")
