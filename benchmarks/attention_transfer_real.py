@@ -44,6 +44,7 @@ ROWS: dict[str, dict[str, dict[str, Any]]] = {
     "ct": {"whole": {}, "sars": {}},
 }
 """The settings of each recipe; the first one's weights ship."""
+RECIPE = {"batch_size": 8, "learning_rate": 0.002, "autocast": "bfloat16"}
 EPOCHS = {"cxr": 60, "ct": 30}
 PRE_TRAINING_EPOCHS = 8
 FOLDS = 5
@@ -79,11 +80,10 @@ def starts(kind: str, names: list[str], packs: Path, output: Path) -> dict[str, 
     """The settings of the rows, with the weights that ``sars`` starts from, trained where they are missing."""
     chosen = {name: ROWS[kind][name] for name in names}
     if "sars" in chosen:
-        settings = {key: value for key, value in fixed(kind).items() if "epochs" not in key and "interval" not in key}
         where = {"dataset_dir": packs, "datalist": write_sars(packs, output / "sars.json")}
         cache = {"cache_root": output / kind / "cache"}
         folder = output / "sars"
-        weights = BundleRuns(bundle(kind)).train(folder, PRE_TRAINING_EPOCHS, **(settings | where | cache))
+        weights = BundleRuns(bundle(kind)).train(folder, PRE_TRAINING_EPOCHS, **(RECIPE | where | cache))
         chosen["sars"] = {"pretrained": str(weights)}
     return chosen
 
@@ -117,8 +117,7 @@ def bundle(kind: str) -> str:
 
 def fixed(kind: str) -> dict[str, Any]:
     """Settings of a training whose last weights count."""
-    short = {"batch_size": 8, "learning_rate": 0.002, "autocast": "bfloat16"}
-    return short | {"max_epochs": EPOCHS[kind], "val_interval": EPOCHS[kind]}
+    return RECIPE | {"max_epochs": EPOCHS[kind], "val_interval": EPOCHS[kind]}
 
 
 def within_source(answers: Predictions, packs: Path) -> str:
@@ -193,6 +192,8 @@ def main() -> None:
     unknown = [name for name in names if name not in ROWS[arguments.kind]]
     if unknown:
         parser.error(f"--rows {unknown[0]}: of {arguments.kind} there are {', '.join(ROWS[arguments.kind])}")
+    if arguments.rectangle and arguments.kind != "cxr":
+        parser.error("--rectangle is of X-rays")
     kind, packs, output = arguments.kind, arguments.packs.resolve(), arguments.output.resolve()
     output.mkdir(parents=True, exist_ok=True)
     datalist = write_datalist(kind, packs, output)

@@ -14,8 +14,8 @@ def keep_freed_memory() -> bool:
     """Let this process keep what it frees, instead of giving every large tensor back and faulting its pages in again.
 
     On a CPU a step allocates and frees each activation, and the kernel zeroes the pages anew each time: most of the
-    time of a step with large batches (``benchmarks/mag_sd.py``). The peak is what the process needed once. For
-    processes that do one thing again and again, as training does.
+    time of a step with large batches, which then peaks a quarter higher (``benchmarks/mag_sd.py``). For processes that
+    do one thing again and again, as training does.
 
     Returns:
         Whether it was done: not without glibc, and not where a variable such as ``MALLOC_TRIM_THRESHOLD_`` says that
